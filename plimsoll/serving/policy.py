@@ -1,0 +1,328 @@
+"""The vocabulary between policies and executors: views, events and decisions.
+
+A policy is a deterministic function of a view. It never reads a clock, does I/O, imports an
+executor or sees how long an output will be. The executor owns time and effects: it builds the
+view, carries out decisions and answers with events. The same policy file runs under the
+simulated and the real executor.
+
+Executor contract. (1) Actions of a ``Step`` apply before its runs. (2) A decision that breaks
+an invariant raises ``PolicyError`` naming it: a run longer than the pending tokens, a request
+run twice in a step, a run of a parked or moving request, an unknown id. (3) A decision
+overtaken by events (request ended, blocks gone, instance lost) comes back as ``Refused`` and
+is dropped. (4) A run of a waiting request admits it: the longest cached prefix is attached
+first, then blocks for the new tokens are taken.
+
+Tokens. A request has ``pending = prompt + generated - computed`` tokens without KV. A run of
+all pending tokens samples the next token at the end of the step; a decoding request has
+exactly one pending token. After a recompute preemption ``computed`` is 0 and all tokens are
+pending again.
+"""
+
+from collections.abc import MutableMapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal, Protocol
+
+import numpy as np
+
+from plimsoll.cost.clock import StepClock
+
+__all__ = [
+    "Abort",
+    "Action",
+    "Admit",
+    "Arrive",
+    "Cancel",
+    "ClusterPolicy",
+    "Event",
+    "InstView",
+    "Join",
+    "Leave",
+    "Move",
+    "MoveDone",
+    "Park",
+    "Phase",
+    "PoolView",
+    "Refused",
+    "Reject",
+    "ReqView",
+    "Resume",
+    "Run",
+    "StageDone",
+    "Step",
+    "StepPolicy",
+    "Tick",
+    "View",
+]
+
+
+class Phase(StrEnum):
+    """Where a request is, as its instance sees it."""
+
+    WAITING = "waiting"
+    PREFILL = "prefill"
+    DECODE = "decode"
+    PARKED = "parked"
+    MOVING = "moving"
+
+
+class ReqView(Protocol):
+    """What a server knows of a request. There is no field for the true output length."""
+
+    id: int
+    arrival_s: float
+    prompt_tokens: int
+    max_tokens: int
+    """The client's limit on output tokens; the model's context if it set none."""
+    computed: int
+    """Tokens whose KV is held."""
+    generated: int
+    session_id: int
+    request_class: str
+    priority: int
+    preemptions: int
+    phase: Phase
+    prefix_keys: Sequence[int]
+
+    @property
+    def pending(self) -> int:
+        """Tokens to compute before the next one can be sampled."""
+        ...
+
+
+class PoolView(Protocol):
+    """Paged KV memory of one instance, in blocks.
+
+    ``free`` counts blocks that can be handed out now: never used or held only by the prefix
+    cache. ``per_request`` blocks are taken once by each running request (fixed-size state).
+    """
+
+    block_tokens: int
+    total: int
+    per_request: int
+
+    @property
+    def free(self) -> int: ...
+
+    def cached_tokens(self, request: ReqView) -> int:
+        """Leading prompt tokens whose KV the prefix cache holds now (whole blocks)."""
+        ...
+
+    def blocks_for(self, request: ReqView, num_tokens: int) -> int:
+        """Free blocks that running ``num_tokens`` more of ``request`` would take.
+
+        For a waiting request the cached prefix is counted as attached already; shared
+        blocks that only the cache held become unavailable and are counted.
+        """
+        ...
+
+    def decode_blocks(self) -> int:
+        """Free blocks that one more token for every decoding request would take."""
+        ...
+
+
+class InstView(Protocol):
+    """One instance (replica), as its own scheduler sees it."""
+
+    id: int
+    role: Literal["both", "prefill", "decode"]
+    up: bool
+    max_num_seqs: int
+    max_model_len: int
+    pool: PoolView
+    clock: StepClock
+
+    @property
+    def waiting(self) -> Sequence[ReqView]:
+        """Admitted to the instance and not running, in order of admission; preempted first."""
+        ...
+
+    def prefilling(self, slot: int) -> Sequence[ReqView]:
+        """Running with more than one pending token, in order of first run."""
+        ...
+
+    def decoding(self, slot: int) -> Sequence[ReqView]:
+        """Running with exactly one pending token, in order of first run."""
+        ...
+
+    def parked(self, slot: int) -> Sequence[ReqView]:
+        """Put aside in host memory, in order of parking."""
+        ...
+
+    def num_decoding(self, slot: int) -> int: ...
+
+    @property
+    def num_running(self) -> int:
+        """Requests holding blocks, all slots."""
+        ...
+
+    @property
+    def outstanding_tokens(self) -> int:
+        """Prompt tokens still to compute, plus one for each running request."""
+        ...
+
+
+class View(Protocol):
+    """The snapshot a policy reads. ``mem`` is the policy's own state, kept by the run."""
+
+    now_s: float
+    rng: np.random.Generator
+    mem: MutableMapping[str, object]
+
+    @property
+    def instances(self) -> Sequence[InstView]: ...
+
+    def request(self, request_id: int) -> ReqView: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Compute ``num_tokens`` of a request in this step."""
+
+    request: int
+    num_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Admit:
+    """Send a request to an instance, for one stage of its life."""
+
+    request: int
+    instance: int
+    stage: Literal["all", "prefill", "decode"] = "all"
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """Refuse a request for good."""
+
+    request: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Park:
+    """Take a running request's blocks: ``recompute`` drops its KV, ``swap`` moves it to host."""
+
+    request: int
+    how: Literal["recompute", "swap"]
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """Bring a swapped request back before this step."""
+
+    request: int
+
+
+@dataclass(frozen=True, slots=True)
+class Abort:
+    """End a request without finishing it."""
+
+    request: int
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """Move a request's KV between instances; ``take`` frees the source when it has arrived."""
+
+    request: int
+    source: int
+    target: int
+    mode: Literal["take", "copy"] = "take"
+
+
+Action = Admit | Reject | Park | Resume | Abort | Move
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One engine iteration of one slot.
+
+    ``decode_all`` stands for a one-token run of every decoding request that no action of this
+    step parks; then ``runs`` lists only prompt chunks. ``steady`` promises that the policy
+    would decide the same again until a request arrives, ends, is cancelled or moved, or the
+    pool has fewer than ``pool.decode_blocks()`` free blocks; the executor may then run many
+    steps as one event. An empty step (no runs, decode_all False) idles until the next event.
+    """
+
+    actions: tuple[Action, ...] = ()
+    runs: tuple[Run, ...] = ()
+    decode_all: bool = False
+    steady: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Arrive:
+    """A request came in from outside."""
+
+    request: int
+
+
+@dataclass(frozen=True, slots=True)
+class StageDone:
+    """A request finished a stage on an instance (its prompt ran, first token sampled)."""
+
+    request: int
+    instance: int
+
+
+@dataclass(frozen=True, slots=True)
+class MoveDone:
+    """KV of a request arrived at ``target``."""
+
+    request: int
+    source: int
+    target: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A decision could not be carried out any more."""
+
+    decision: Action | Run
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """The client went away; the executor has already freed what the request held."""
+
+    request: int
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """An instance came (back) up, empty."""
+
+    instance: int
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """An instance was lost; ``requests`` it held need a new place, their KV is gone."""
+
+    instance: int
+    requests: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time for periodic work, every ``ClusterPolicy.tick_s``."""
+
+
+Event = Arrive | StageDone | MoveDone | Refused | Cancel | Join | Leave | Tick
+
+
+class StepPolicy(Protocol):
+    """Decides each iteration of an instance."""
+
+    def step(self, view: View, inst: InstView, slot: int) -> Step: ...
+
+
+class ClusterPolicy(Protocol):
+    """Decides where requests go. ``tick_s`` 0: no ticks."""
+
+    tick_s: float
+
+    def on(self, view: View, event: Event) -> Sequence[Action]: ...

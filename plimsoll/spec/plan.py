@@ -1,0 +1,201 @@
+"""A serving plan: which replicas, how each is cut up, and which policies decide. Plain data.
+
+The plan file is the interface between search, simulator, runtime and exporters. Parallel
+degrees multiply to the devices of one replica: ``tp * pp * attention_dp``. With
+``attention_dp`` > 1 each rank group of ``tp`` devices serves its own requests' attention
+while the experts are spread over all of them (``ep`` of them by expert, the rest by width).
+"""
+
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from plimsoll.spec.dtype import DType
+from plimsoll.spec.io import PLAIN
+from plimsoll.spec.slo import Slo
+
+__all__ = [
+    "ChunkedPrefill",
+    "DisaggRouter",
+    "LeastWorkRouter",
+    "OrcaConfig",
+    "Parallel",
+    "Pool",
+    "PrefillFirst",
+    "PrefixAffineRouter",
+    "RoundRobinRouter",
+    "RouterConfig",
+    "ServingPlan",
+    "SplitFuse",
+    "StepPolicyConfig",
+]
+
+Degree = Annotated[int, Field(gt=0, le=4096)]
+Fraction = Annotated[float, Field(gt=0, le=1)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parallel:
+    """How one replica is cut: tensor, pipeline, attention-data and expert parallel degrees."""
+
+    __pydantic_config__: ClassVar = PLAIN
+    tp: Degree = 1
+    pp: Degree = 1
+    attention_dp: Degree = 1
+    ep: Degree = 1
+
+    @property
+    def num_devices(self) -> int:
+        """Devices of one replica."""
+        return self.tp * self.pp * self.attention_dp
+
+    @property
+    def moe_tp(self) -> int:
+        """Devices that share one expert's width."""
+        return max(1, self.tp * self.attention_dp // self.ep)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrcaConfig:
+    """Iteration-level batching: whole prompts run together with decodes. arXiv (OSDI'22) Orca."""
+
+    __pydantic_config__: ClassVar = PLAIN
+    kind: Literal["orca"] = "orca"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrefillFirst:
+    """vLLM's first scheduler: waiting prompts go before decodes, whole; preempt when full."""
+
+    __pydantic_config__: ClassVar = PLAIN
+    kind: Literal["prefill-first"] = "prefill-first"
+    max_batched_tokens: Annotated[int, Field(gt=0)] = 8192
+    preempt: Literal["recompute", "swap"] = "recompute"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChunkedPrefill:
+    """Sarathi / vLLM V1: decodes first, then prompt chunks up to a token budget."""
+
+    __pydantic_config__: ClassVar = PLAIN
+    kind: Literal["chunked-prefill"] = "chunked-prefill"
+    token_budget: Annotated[int, Field(gt=0)] = 2048
+    max_partial_prefills: Annotated[int, Field(gt=0)] = 1
+    preempt: Literal["recompute", "swap"] = "recompute"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitFuse:
+    """DeepSpeed-FastGen: every pass filled to exactly the budget. 0: chosen from the cost model."""
+
+    __pydantic_config__: ClassVar = PLAIN
+    kind: Literal["splitfuse"] = "splitfuse"
+    token_budget: Annotated[int, Field(ge=0)] = 0
+
+
+StepPolicyConfig = Annotated[
+    OrcaConfig | PrefillFirst | ChunkedPrefill | SplitFuse, Field(discriminator="kind")
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundRobinRouter:
+    """Each request to the next replica in turn."""
+
+    __pydantic_config__: ClassVar = PLAIN
+    kind: Literal["round-robin"] = "round-robin"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeastWorkRouter:
+    """Each request to the replica with the fewest tokens still to process."""
+
+    __pydantic_config__: ClassVar = PLAIN
+    kind: Literal["least-work"] = "least-work"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrefixAffineRouter:
+    """To the replica that holds the longest prefix, unless it is overloaded.
+
+    ``max_load_ratio``: how much more work than the least loaded replica it may have.
+    """
+
+    __pydantic_config__: ClassVar = PLAIN
+    kind: Literal["prefix-affine"] = "prefix-affine"
+    max_load_ratio: Annotated[float, Field(ge=1)] = 1.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DisaggRouter:
+    """Prefill on one pool, decode on another; the decode side pulls the KV when it has room.
+
+    ``unstarted_fraction``: share of a decode pool's blocks that pulled but not yet running
+    requests may hold.
+    """
+
+    __pydantic_config__: ClassVar = PLAIN
+    kind: Literal["disaggregated"] = "disaggregated"
+    unstarted_fraction: Fraction = 0.5
+
+
+RouterConfig = Annotated[
+    RoundRobinRouter | LeastWorkRouter | PrefixAffineRouter | DisaggRouter,
+    Field(discriminator="kind"),
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pool:
+    """Equal replicas with one role.
+
+    ``max_num_seqs`` bounds the requests that run at once in one replica;
+    ``memory_fraction`` is the share of device memory the engine may take in all.
+    """
+
+    __pydantic_config__: ClassVar = PLAIN
+    role: Literal["both", "prefill", "decode"] = "both"
+    device: str
+    replicas: Degree = 1
+    parallel: Parallel = field(default_factory=Parallel)
+    policy: StepPolicyConfig = field(default_factory=ChunkedPrefill)
+    max_num_seqs: Annotated[int, Field(gt=0)] = 256
+    memory_fraction: Fraction = 0.9
+    block_tokens: Annotated[int, Field(gt=0)] = 16
+    prefix_caching: bool = True
+
+    @property
+    def num_devices(self) -> int:
+        """Devices of all replicas."""
+        return self.replicas * self.parallel.num_devices
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServingPlan:
+    """Everything needed to simulate, run or export a deployment of one model.
+
+    ``model`` is a bundled name or a path; ``fleet`` the hardware as the user wrote it.
+    ``weight_dtype`` / ``kv_dtype`` None: as the checkpoint says. ``max_model_len`` 0: the
+    model's own context.
+    """
+
+    __pydantic_config__: ClassVar = PLAIN
+    FORMAT_VERSION: ClassVar[int] = 1
+    format_version: Literal[1] = 1
+    kind: Literal["serving"] = "serving"
+    model: str
+    fleet: str
+    engine: Literal["vllm", "sglang", "trtllm"] = "vllm"
+    weight_dtype: DType | None = None
+    kv_dtype: DType | None = None
+    max_model_len: Annotated[int, Field(ge=0)] = 0
+    pools: tuple[Pool, ...]
+    router: RouterConfig = field(default_factory=LeastWorkRouter)
+    slo: Slo = field(default_factory=Slo)
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def num_devices(self) -> int:
+        """Devices of all pools."""
+        return sum(pool.num_devices for pool in self.pools)

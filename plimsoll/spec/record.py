@@ -31,7 +31,8 @@ class RequestColumns:
     ``status`` indexes ``STATUS``. ``instance`` is where it decoded, ``prefill_instance`` where
     its prompt ran (-1: never placed). ``output_tokens`` were delivered; ``cached_tokens`` of
     the prompt came from the prefix cache. ``scheduled_s`` is when its first step started.
-    ``max_gap_s`` is its worst gap between two deliveries (NaN below two tokens).
+    ``max_gap_s`` is its worst gap between two deliveries (NaN below two tokens); the column is
+    empty where the executor did not keep it, and is then read back from the step rows.
     """
 
     arrival_s: Floats
@@ -47,6 +48,7 @@ class RequestColumns:
     status: Ints
     class_index: Ints
     session_id: Ints
+    max_gap_s: Floats = field(default_factory=lambda: np.zeros(0))
 
     def __len__(self) -> int:
         return len(self.arrival_s)
@@ -54,7 +56,8 @@ class RequestColumns:
     @property
     def ok(self) -> npt.NDArray[np.bool_]:
         """Rows that finished."""
-        return self.status == 0
+        finished: npt.NDArray[np.bool_] = self.status == 0
+        return finished
 
     @property
     def ttft_s(self) -> Floats:

@@ -1,0 +1,59 @@
+"""Time the host adds to an engine step: scheduling, input preparation, sampling, detokenizing.
+
+Host time of a step = per step + per sequence in it; the share that the engine hides behind the
+device's work is already taken off. With overlapped scheduling and captured graphs little is left.
+Leaves out request arrival handling (tokenizing, HTTP), which is not on the step's path.
+"""
+
+import functools
+from dataclasses import dataclass
+from importlib import resources
+from typing import Annotated, ClassVar, Literal
+
+import yaml
+from pydantic import Field
+
+from plimsoll.spec.errors import UnsupportedError, suggest
+from plimsoll.spec.io import PLAIN, from_data
+
+__all__ = ["EngineProfile", "engine_profile"]
+
+Seconds = Annotated[float, Field(ge=0)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineProfile:
+    """What an engine adds to its kernels, and which communication it uses.
+
+    ``step_s`` and ``sequence_s`` are host time not hidden; ``kernel_gap_s`` passes between two
+    kernels of a captured graph. ``expert_exchange`` is how tokens reach experts when attention
+    is data parallel.
+    """
+
+    __pydantic_config__: ClassVar = PLAIN
+    name: str
+    step_s: Seconds
+    sequence_s: Seconds
+    kernel_gap_s: Seconds
+    expert_exchange: Literal["all-gather", "all-to-all"]
+    origin: Literal["calibrated", "modeled"]
+    source: str
+    as_of: str
+
+
+@functools.cache
+def engine_profile(name: str) -> EngineProfile:
+    """The bundled profile of ``name``: vllm, sglang or trtllm.
+
+    Raises:
+        UnsupportedError: no profile of that name.
+    """
+    folder = resources.files("plimsoll.library") / "engines"
+    file = folder / f"{name}.yaml"
+    if not file.is_file():
+        known = sorted(f.name[:-5] for f in folder.iterdir() if f.name.endswith(".yaml"))
+        raise UnsupportedError(
+            f"no engine profile {name!r}; there are {', '.join(known)}.{suggest(name, known)}"
+        )
+    data = yaml.safe_load(file.read_text(encoding="utf-8"))
+    return from_data(EngineProfile, data, where=f"library/engines/{name}.yaml")

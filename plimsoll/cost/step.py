@@ -1,0 +1,290 @@
+"""Step times of one replica: every operator of every layer, tabulated so that a lookup is cheap.
+
+``ReplicaClock.step_ops`` is the exact sum over operators. Simulation asks for millions of step
+times, so three tables are made from it: time by tokens of the step, time by sampled tokens, and,
+for each decode batch, a line over total context between knots a tenth apart. Prompt attention is
+a closed form in the pairs each chunk sees. Attention data parallelism takes the busiest rank: an
+even share of the batch, or the largest chunk if that is more, since a chunk cannot be split.
+Leaves out vision towers and speculation. Source: ``cost/operators.py``; coefficients in library.
+"""
+
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import numpy as np
+
+from plimsoll.cost.attention import visible_pairs
+from plimsoll.cost.efficiency import calibration_for
+from plimsoll.cost.host import engine_profile
+from plimsoll.cost.kv import kv_bytes
+from plimsoll.cost.operators import Setting, step_program
+from plimsoll.cost.roofline import Floats, OpCost, Work, op_cost
+from plimsoll.cost.transfer import kv_transfer_s, swap_s
+from plimsoll.spec.dtype import DType
+from plimsoll.spec.hardware import Device
+from plimsoll.spec.model import ModelSpec
+from plimsoll.spec.plan import Parallel
+
+__all__ = ["ReplicaClock", "replica_clock"]
+
+Chunks = Sequence[tuple[int, int]]
+_FOREVER = 2**62
+_EXACT_TOKENS = 512
+_GRID_RATIO = 1.02
+_KNOT_RATIO = 1.15
+_MOST_TOKENS = 2**21
+_LONGEST_CONTEXT = 2**24
+
+
+def replica_clock(
+    model: ModelSpec,
+    device: Device,
+    parallel: Parallel,
+    *,
+    weight_dtype: DType | None = None,
+    kv_dtype: DType | None = None,
+    engine: str = "vllm",
+    num_devices_per_node: int | None = None,
+    routing_skew: float = 1.2,
+) -> "ReplicaClock":
+    """The clock of one replica of ``model`` cut up by ``parallel`` on ``device``.
+
+    ``weight_dtype`` / ``kv_dtype`` None: as the model says. ``num_devices_per_node`` None: as
+    the device says; groups larger than a node use the scale-out link. ``routing_skew`` is the
+    load of the busiest expert device over the mean.
+
+    Raises:
+        UnsupportedError: the device has no rate for a needed format, or no needed link.
+    """
+    setting = Setting(
+        model=model,
+        device=device,
+        parallel=parallel,
+        weight_dtype=weight_dtype,
+        kv_dtype=kv_dtype or model.quantization.kv_cache,
+        devices_per_node=num_devices_per_node or device.devices_per_node,
+        calibration=calibration_for(device),
+        engine=engine_profile(engine),
+        skew=routing_skew,
+    )
+    return ReplicaClock(setting)
+
+
+class ReplicaClock:
+    """A ``StepClock`` of one replica; make one with ``replica_clock``."""
+
+    def __init__(self, setting: Setting) -> None:
+        self.setting = setting
+        self.num_stages = setting.parallel.pp
+        self.origin: Literal["calibrated", "modeled"] = setting.calibration.origin_for(
+            setting.device
+        )
+        self._program = step_program(setting)
+        self._ranks = setting.parallel.attention_dp
+        engine = setting.engine
+        self._host_s, self._sequence_s = engine.step_s, engine.sequence_s
+        grid = _token_grid()
+        self._grid: list[float] = grid.tolist()
+        self._rank_table = self._tabulate("rank", grid)
+        self._replica_table = self._tabulate("replica", grid)
+        self._sampled_table = self._tabulate("sampled", grid)
+        self._rank_memo: dict[int, float] = {}
+        self._replica_memo: dict[int, float] = {}
+        self._sampled_memo: dict[int, float] = {}
+        self._lines: dict[int, tuple[list[int], list[float], list[float], list[float]]] = {}
+        self._prefills = tuple(
+            (op.times, op.limit, op.chunk, *_plane(op.work)) for op in self._program.prefills
+        )
+
+    def step_s(self, chunks: Chunks, num_decodes: int, decode_context: int) -> float:
+        """See ``StepClock``."""
+        if not chunks:
+            base, slope, _ = self.decode_line(num_decodes, decode_context)
+            return base + slope * decode_context
+        tokens, largest = num_decodes, 0
+        for new, _ in chunks:
+            tokens += new
+            if new > largest:
+                largest = new
+        ranks = self._ranks
+        sequences = num_decodes + len(chunks)
+        if ranks == 1:
+            rank_tokens, sampled, share = tokens, sequences, 1.0
+        else:
+            rank_tokens = max(-(-tokens // ranks), largest)
+            sampled = -(-sequences // ranks)
+            share = 1.0 / ranks
+        memo = self._rank_memo
+        found = memo.get(rank_tokens)
+        total = found if found is not None else self._look_up(memo, self._rank_table, rank_tokens)
+        memo = self._replica_memo
+        found = memo.get(tokens)
+        total += found if found is not None else self._look_up(memo, self._replica_table, tokens)
+        memo = self._sampled_memo
+        found = memo.get(sampled)
+        total += found if found is not None else self._look_up(memo, self._sampled_table, sampled)
+        total += self._host_s + self._sequence_s * sampled
+        if num_decodes:
+            limits, attention, _, slopes = self._lines.get(num_decodes) or self._make_lines(
+                num_decodes
+            )
+            i = bisect_left(limits, decode_context)
+            total += attention[i] + slopes[i] * decode_context
+        for count, limit, chunk, fixed, per_pair, per_new, per_cached in self._prefills:
+            work, most = 0.0, 0.0
+            for new, cached in chunks:
+                pairs = (
+                    visible_pairs(new, cached, limit, chunk)
+                    if limit
+                    else new * (cached + 0.5 * (new + 1))
+                )
+                one = per_pair * pairs + per_new * new + per_cached * cached
+                work += one
+                if one > most:
+                    most = one
+            work *= share
+            total += count * (fixed + (work if work > most else most))
+        return total
+
+    def decode_line(self, num_decodes: int, decode_context: int) -> tuple[float, float, int]:
+        """See ``StepClock``."""
+        line = self._lines.get(num_decodes)
+        if line is None:
+            if num_decodes <= 0:
+                return self._host_s, 0.0, _FOREVER
+            line = self._make_lines(num_decodes)
+        limits, _, bases, slopes = line
+        i = bisect_left(limits, decode_context)
+        return bases[i], slopes[i], limits[i]
+
+    def step_ops(self, chunks: Chunks, num_decodes: int, decode_context: int) -> tuple[OpCost, ...]:
+        """Every operator of the step on the busiest device of one stage, untabulated."""
+        found: list[OpCost] = []
+        chunk_tokens = sum(new for new, _ in chunks)
+        tokens, sequences = num_decodes + chunk_tokens, num_decodes + len(chunks)
+        if tokens:
+            largest = max((new for new, _ in chunks), default=0)
+            sizes = {
+                "rank": max(-(-tokens // self._ranks), largest),
+                "replica": tokens,
+                "sampled": -(-sequences // self._ranks),
+            }
+            for op in self._program.tokens:
+                work = op.work(np.asarray(float(sizes[op.scope])))
+                found.append(op_cost(op.name, work, count=op.times, network=op.network))
+        if num_decodes:
+            batch = -(-num_decodes // self._ranks)
+            context = decode_context * batch / num_decodes
+            for decode in self._program.decodes:
+                work = decode.work(float(batch), np.asarray(context))
+                found.append(op_cost(decode.name, work, count=decode.times))
+        for prefill in self._program.prefills if chunks else ():
+            sums = np.zeros(3)
+            most = np.zeros(3)
+            for new, cached in chunks:
+                pairs = visible_pairs(new, cached, prefill.limit, prefill.chunk)
+                one = np.array([pairs, new, cached], dtype=float)
+                sums += one
+                most = max(most, one, key=lambda v: float(prefill.work(*v).time_s))
+            busiest = max(sums / self._ranks, most, key=lambda v: float(prefill.work(*v).time_s))
+            work = prefill.work(*(np.asarray(v) for v in busiest))
+            found.append(op_cost(prefill.name, work, count=prefill.times))
+        host_s = self._host_s + self._sequence_s * (-(-sequences // self._ranks))
+        found.append(OpCost(name="host", time_s=host_s, flops=0.0, bytes=0.0, bound="launch"))
+        return tuple(found)
+
+    def step_parts(self, chunks: Chunks, num_decodes: int, decode_context: int) -> dict[str, float]:
+        """Seconds of a step by operator name; they sum to the exact step time."""
+        parts: dict[str, float] = defaultdict(float)
+        for cost in self.step_ops(chunks, num_decodes, decode_context):
+            parts[cost.name] += cost.time_s
+        return dict(parts)
+
+    def swap_s(self, num_tokens: int) -> float:
+        """See ``StepClock``."""
+        setting = self.setting
+        held = kv_bytes(setting.model, num_tokens, setting.kv_dtype, setting.parallel.tp)
+        return swap_s(held / setting.parallel.pp, setting.device)
+
+    def transfer_s(
+        self, num_tokens: int, target: "ReplicaClock", *, same_node: bool = False
+    ) -> float:
+        """Seconds to hand a sequence of that many tokens to ``target``."""
+        here, there = self.setting, target.setting
+        held = kv_bytes(here.model, num_tokens, here.kv_dtype)
+        return kv_transfer_s(
+            held,
+            source=here.device,
+            num_source=here.parallel.tp * here.parallel.pp,
+            target=there.device,
+            num_target=there.parallel.tp * there.parallel.pp,
+            same_node=same_node,
+            rates=here.calibration.collective,
+        )
+
+    def _tabulate(self, scope: str, grid: Floats) -> list[float]:
+        total = np.zeros_like(grid)
+        for op in self._program.tokens:
+            if op.scope == scope:
+                total += op.times * op.work(grid).time_s
+        return [float(x) for x in np.maximum.accumulate(total)]
+
+    def _look_up(self, memo: dict[int, float], table: list[float], tokens: int) -> float:
+        grid = self._grid
+        i = min(max(bisect_left(grid, tokens), 1), len(grid) - 1)
+        left, right = grid[i - 1], grid[i]
+        fraction = (tokens - left) / (right - left)
+        value = table[i - 1] + fraction * (table[i] - table[i - 1])
+        memo[tokens] = value
+        return value
+
+    def _make_lines(
+        self, num_decodes: int
+    ) -> tuple[list[int], list[float], list[float], list[float]]:
+        """(last context total, attention base, whole base, slope) of each piece."""
+        batch = -(-num_decodes // self._ranks)
+        lengths = np.geomspace(1.0, _LONGEST_CONTEXT, _num_knots())
+        knots = np.unique(np.round(lengths * num_decodes)).astype(np.int64)
+        context = np.asarray(knots * (batch / num_decodes), dtype=np.float64)
+        total = np.zeros(len(knots))
+        for op in self._program.decodes:
+            total += op.times * op.work(float(batch), context).time_s
+        total = np.maximum.accumulate(total)
+        slope = np.diff(total) / np.diff(knots)
+        base = total[:-1] - slope * knots[:-1]
+        rest = (
+            self._look_up(self._rank_memo, self._rank_table, batch)
+            + self._look_up(self._replica_memo, self._replica_table, num_decodes)
+            + self._look_up(self._sampled_memo, self._sampled_table, batch)
+            + self._host_s
+            + self._sequence_s * batch
+        )
+        limits = knots[1:].tolist()
+        limits[-1] = _FOREVER
+        line = (limits, base.tolist(), (base + rest).tolist(), slope.tolist())
+        self._lines[num_decodes] = line
+        return line
+
+
+def _plane(
+    work: Callable[[Floats, Floats, Floats], Work],
+) -> tuple[float, float, float, float]:
+    """(fixed, per pair, per new token, per cached token) seconds of prompt attention."""
+    at = [
+        float(work(*(np.asarray(float(x)) for x in point)).time_s)
+        for point in ((0, 0, 0), (1e9, 0, 0), (0, 1e6, 0), (0, 0, 1e6))
+    ]
+    return at[0], (at[1] - at[0]) / 1e9, (at[2] - at[0]) / 1e6, (at[3] - at[0]) / 1e6
+
+
+def _num_knots() -> int:
+    return int(np.log(_LONGEST_CONTEXT) / np.log(_KNOT_RATIO)) + 1
+
+
+def _token_grid() -> Floats:
+    """Every count up to a bound, then about two percent apart."""
+    steps = int(np.log(_MOST_TOKENS / _EXACT_TOKENS) / np.log(_GRID_RATIO)) + 1
+    beyond = np.geomspace(_EXACT_TOKENS, _MOST_TOKENS, steps + 1)[1:]
+    return np.concatenate([np.arange(0.0, _EXACT_TOKENS + 1), np.round(beyond)])

@@ -13,10 +13,23 @@ from plimsoll.spec.dtype import DType
 from plimsoll.spec.errors import UnsupportedError
 from plimsoll.spec.io import PLAIN
 
-__all__ = ["Device", "Fleet", "FleetPart", "Link", "MemoryTier", "Node", "PowerEnvelope", "Price"]
+__all__ = [
+    "Device",
+    "Fleet",
+    "FleetPart",
+    "Link",
+    "MemoryTier",
+    "Node",
+    "PowerEnvelope",
+    "Price",
+    "Source",
+    "ValueGroup",
+]
 
 Rate = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(gt=0)]
+ValueGroup = Literal["memory", "compute", "links", "tiers", "power"]
+"""Parts of a device that come from different places; the price names its own source."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +63,15 @@ class PowerEnvelope:
     peak_w: Rate
     memory_bound_w: Annotated[float, Field(ge=0)] = 0.0
     """0: not measured; taken as 70 % of the way from idle to peak, and marked modeled."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Where a group of values was printed, and when it was read or published."""
+
+    __pydantic_config__: ClassVar = PLAIN
+    source: str
+    as_of: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +119,10 @@ class Device:
     price: Price | None = None
     source: str
     as_of: str
+    sources: dict[ValueGroup, Source] = field(default_factory=dict)
+    """A source per value group; a group not listed has the device's own ``source``."""
+    assumptions: tuple[str, ...] = field(default=())
+    """What was not known and had to be assumed, one sentence each; shown with every answer."""
     notes: str = ""
 
     def flops_per_s(self, dtype: DType) -> float:

@@ -25,7 +25,15 @@ _UNITS: dict[str, dict[str, float]] = {
         "TiB": 2.0**40,
     },
     "bytes/s": {"kB/s": 1e3, "MB/s": 1e6, "GB/s": 1e9, "TB/s": 1e12, "Gb/s": 1e9 / 8},
-    "flops/s": {"GFLOP/s": 1e9, "TFLOP/s": 1e12, "PFLOP/s": 1e15},
+    "flops/s": {
+        "GFLOP/s": 1e9,
+        "TFLOP/s": 1e12,
+        "PFLOP/s": 1e15,
+        "TFLOPS": 1e12,
+        "PFLOPS": 1e15,
+        "TOP/s": 1e12,
+        "TOPS": 1e12,
+    },
     "power": {"W": 1.0, "kW": 1e3, "MW": 1e6},
     "price": {"usd/h": 1.0, "usd/hour": 1.0},
     "rate": {

@@ -1,0 +1,1 @@
+"""Bundled facts as YAML: devices, model shapes, workload statistics, calibration. Data only."""

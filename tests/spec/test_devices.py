@@ -47,7 +47,8 @@ REQUIRED = [
 ]
 
 # Peaks printed "with sparsity" on the vendors' data sheets, TFLOP/s (TOP/s for int8):
-# V100 and CPUs have none; L40S prints 362.05 dense beside 733 sparse. Sources: NVIDIA data sheets of A10, A30, A40 (GA102 white paper),
+# V100 and CPUs have none; L40S prints 362.05 dense beside 733 sparse.
+# Sources: NVIDIA data sheets of A10, A30, A40 (GA102 white paper),
 # A100 (1758950), L4, L40S, H100, H200, Blackwell (HGX B200, GB200 and GB300 NVL72 over 72,
 # HGX B300 over 8); AMD data sheets of MI300X, MI325X, MI355X; Ada and RTX Blackwell white papers.
 WITH_SPARSITY = {

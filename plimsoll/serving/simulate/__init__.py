@@ -1,0 +1,1 @@
+"""Small simulators of whole workloads beside the step-by-step one."""

@@ -8,6 +8,7 @@ a pure function on one machine does not need and Ray handles itself.
 """
 
 import contextlib
+import logging
 import multiprocessing
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -124,12 +125,12 @@ class RayWorkers:
         self._owned = not ray.is_initialized()
         if self._owned:
             if address:
-                ray.init(address=address, logging_level="ERROR", log_to_driver=False)
+                ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
             else:
                 ray.init(
                     num_cpus=num_jobs,
                     include_dashboard=False,
-                    logging_level="ERROR",
+                    logging_level=logging.ERROR,
                     log_to_driver=False,
                 )
 

@@ -2,7 +2,8 @@
 
 Block formats carry scales beside the values: nvfp4 one fp8 scale per 16 values, mxfp4 one
 8-bit exponent per 32, fp8-block one fp32 scale per 128x128 tile, int4 (AWQ/GPTQ, group 128)
-one fp16 scale and one 4-bit zero per group. ``bits`` includes them.
+one fp16 scale and one 4-bit zero per group, int4-g32 (symmetric, group 32) one 16-bit scale.
+``bits`` includes them.
 Source: arXiv 2310.10537 (MX formats), the NVFP4 description in NVIDIA's Blackwell material.
 """
 
@@ -24,6 +25,7 @@ class DType(StrEnum):
     NVFP4 = "nvfp4"
     MXFP4 = "mxfp4"
     INT4 = "int4"
+    INT4_G32 = "int4-g32"
 
     @property
     def bits(self) -> float:
@@ -55,6 +57,7 @@ _BITS = {
     DType.NVFP4: 4.5,
     DType.MXFP4: 4.25,
     DType.INT4: 4.0 + 20 / 128,
+    DType.INT4_G32: 4.0 + 16 / 32,
 }
 _MATH = {
     DType.FP32: DType.FP32,
@@ -67,4 +70,5 @@ _MATH = {
     DType.NVFP4: DType.NVFP4,
     DType.MXFP4: DType.MXFP4,
     DType.INT4: DType.BF16,
+    DType.INT4_G32: DType.BF16,
 }

@@ -21,6 +21,7 @@ __all__ = [
     "Indexer",
     "LatentAttention",
     "Layer",
+    "LayerFormats",
     "LayerGroup",
     "LinearAttention",
     "Mixer",
@@ -61,7 +62,9 @@ class Attention:
 
     ``window`` limits a query to that many latest tokens (sliding window); ``chunk`` to its
     own chunk of that length; 0 means unlimited. ``kv_reduction`` > 1 keeps one compressed
-    KV entry for that many tokens. ``keys_are_values``: one tensor is cached for both.
+    KV entry for that many tokens; a ``window`` beside it are the latest tokens that are kept
+    uncompressed as well. ``keys_are_values``: one tensor is cached for both.
+    ``values_from_keys``: there is no value projection, but keys and values are both cached.
     ``kv_from_layer_below``: the layer reuses an earlier layer's KV and caches nothing.
     """
 
@@ -80,6 +83,7 @@ class Attention:
     sinks: bool = False
     output_gate: bool = False
     keys_are_values: bool = False
+    values_from_keys: bool = False
     kv_from_layer_below: bool = False
     kv_reduction: Positive = 1
     q_lora_rank: NotNegative = 0
@@ -206,6 +210,21 @@ Ffn = Annotated[DenseFfn | MoeFfn | NoFfn, Field(discriminator="kind")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LayerFormats:
+    """Number formats of one layer's matrices, where a checkpoint treats layers unequally.
+
+    ``mixer_output`` is the mixer's output projection; None: the same as ``mixer``.
+    """
+
+    __pydantic_config__: ClassVar = PLAIN
+    mixer: DType = DType.BF16
+    mixer_output: DType | None = None
+    ffn: DType = DType.BF16
+    experts: DType = DType.BF16
+    shared_experts: DType = DType.BF16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Layer:
     """One decoder layer; ``num_norms`` vectors of the hidden width; ``extra_parameters`` for
     small parts that no other field describes (hyper-connections, per-layer scalars)."""
@@ -215,6 +234,8 @@ class Layer:
     ffn: Ffn
     num_norms: NotNegative = 2
     extra_parameters: NotNegative = 0
+    formats: LayerFormats | None = None
+    """None: the formats of ``ModelSpec.quantization``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -232,6 +253,8 @@ class Quantization:
 
     __pydantic_config__: ClassVar = PLAIN
     mixer: DType = DType.BF16
+    mixer_output: DType | None = None
+    """The mixer's output projection; None: the same as ``mixer``."""
     ffn: DType = DType.BF16
     experts: DType = DType.BF16
     shared_experts: DType = DType.BF16

@@ -18,7 +18,7 @@ exactly one pending token. After a recompute preemption ``computed`` is 0 and al
 pending again.
 """
 
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal, Protocol
@@ -34,6 +34,7 @@ __all__ = [
     "Arrive",
     "Cancel",
     "ClusterPolicy",
+    "Ended",
     "Event",
     "InstView",
     "Join",
@@ -43,6 +44,7 @@ __all__ = [
     "Park",
     "Phase",
     "PoolView",
+    "Queue",
     "Refused",
     "Reject",
     "ReqView",
@@ -64,6 +66,8 @@ class Phase(StrEnum):
     DECODE = "decode"
     PARKED = "parked"
     MOVING = "moving"
+    HANDED = "handed"
+    """Its prompt ran on a prefill instance, which holds the KV until a decode side pulls it."""
 
 
 class ReqView(Protocol):
@@ -90,6 +94,16 @@ class ReqView(Protocol):
         ...
 
 
+class Queue(Protocol):
+    """Requests in order, read only: iterate forwards or backwards, count."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[ReqView]: ...
+
+    def __reversed__(self) -> Iterator[ReqView]: ...
+
+
 class PoolView(Protocol):
     """Paged KV memory of one instance, in blocks.
 
@@ -100,6 +114,8 @@ class PoolView(Protocol):
     block_tokens: int
     total: int
     per_request: int
+    host_free: int
+    """Blocks of host memory left for swapped requests."""
 
     @property
     def free(self) -> int: ...
@@ -116,36 +132,45 @@ class PoolView(Protocol):
         """
         ...
 
-    def decode_blocks(self) -> int:
-        """Free blocks that one more token for every decoding request would take."""
+    def blocks_freed(self, request: ReqView) -> int:
+        """Blocks that become free if the request is parked: those nobody shares with it."""
+        ...
+
+    def decode_blocks(self, slot: int) -> int:
+        """Free blocks that one more token for every decoding request of a slot would take."""
         ...
 
 
 class InstView(Protocol):
-    """One instance (replica), as its own scheduler sees it."""
+    """One instance (replica), as its own scheduler sees it.
+
+    A slot is one of the batches in flight: a pipeline of p stages has p. ``max_num_seqs``
+    bounds the requests running in one slot.
+    """
 
     id: int
     role: Literal["both", "prefill", "decode"]
     up: bool
+    num_slots: int
     max_num_seqs: int
     max_model_len: int
     pool: PoolView
     clock: StepClock
 
     @property
-    def waiting(self) -> Sequence[ReqView]:
+    def waiting(self) -> Queue:
         """Admitted to the instance and not running, in order of admission; preempted first."""
         ...
 
-    def prefilling(self, slot: int) -> Sequence[ReqView]:
+    def prefilling(self, slot: int) -> Queue:
         """Running with more than one pending token, in order of first run."""
         ...
 
-    def decoding(self, slot: int) -> Sequence[ReqView]:
+    def decoding(self, slot: int) -> Queue:
         """Running with exactly one pending token, in order of first run."""
         ...
 
-    def parked(self, slot: int) -> Sequence[ReqView]:
+    def parked(self, slot: int) -> Queue:
         """Put aside in host memory, in order of parking."""
         ...
 
@@ -173,6 +198,10 @@ class View(Protocol):
     def instances(self) -> Sequence[InstView]: ...
 
     def request(self, request_id: int) -> ReqView: ...
+
+    def has(self, request_id: int) -> bool:
+        """Whether the request is still alive."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +271,7 @@ class Step:
     ``decode_all`` stands for a one-token run of every decoding request that no action of this
     step parks; then ``runs`` lists only prompt chunks. ``steady`` promises that the policy
     would decide the same again until a request arrives, ends, is cancelled or moved, or the
-    pool has fewer than ``pool.decode_blocks()`` free blocks; the executor may then run many
+    pool has fewer than ``pool.decode_blocks(slot)`` free blocks; the executor may then run many
     steps as one event. An empty step (no runs, decode_all False) idles until the next event.
     """
 
@@ -311,7 +340,15 @@ class Tick:
     """Time for periodic work, every ``ClusterPolicy.tick_s``."""
 
 
-Event = Arrive | StageDone | MoveDone | Refused | Cancel | Join | Leave | Tick
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A request left an instance for good, finished or not; its blocks are free again."""
+
+    request: int
+    instance: int
+
+
+Event = Arrive | StageDone | Ended | MoveDone | Refused | Cancel | Join | Leave | Tick
 
 
 class StepPolicy(Protocol):
@@ -321,8 +358,13 @@ class StepPolicy(Protocol):
 
 
 class ClusterPolicy(Protocol):
-    """Decides where requests go. ``tick_s`` 0: no ticks."""
+    """Decides where requests go.
+
+    ``tick_s`` 0: no ticks. ``events`` are the kinds it wants beyond ``Arrive`` and ``Leave``,
+    which every cluster policy must answer.
+    """
 
     tick_s: float
+    events: frozenset[type]
 
     def on(self, view: View, event: Event) -> Sequence[Action]: ...

@@ -1,1 +1,22 @@
-"""policies."""
+"""Step policies: what one instance runs in each iteration. One file a policy."""
+
+from plimsoll.serving.policies.chunked_prefill import ChunkedPrefillPolicy
+from plimsoll.serving.policies.orca import OrcaPolicy
+from plimsoll.serving.policies.prefill_first import PrefillFirstPolicy
+from plimsoll.serving.policies.splitfuse import SplitFusePolicy
+
+__all__ = [
+    "POLICIES",
+    "ChunkedPrefillPolicy",
+    "OrcaPolicy",
+    "PrefillFirstPolicy",
+    "SplitFusePolicy",
+]
+
+POLICIES: dict[str, type] = {
+    "chunked-prefill": ChunkedPrefillPolicy,
+    "orca": OrcaPolicy,
+    "prefill-first": PrefillFirstPolicy,
+    "splitfuse": SplitFusePolicy,
+}
+"""By the ``kind`` of a plan's policy; the fields of the config are the arguments."""

@@ -1,1 +1,22 @@
-"""routers."""
+"""Cluster policies: which instance a request goes to. One file a policy."""
+
+from plimsoll.serving.routers.disagg import DisaggPolicy
+from plimsoll.serving.routers.least_work import LeastWorkPolicy
+from plimsoll.serving.routers.prefix_affine import PrefixAffinePolicy
+from plimsoll.serving.routers.round_robin import RoundRobinPolicy
+
+__all__ = [
+    "ROUTERS",
+    "DisaggPolicy",
+    "LeastWorkPolicy",
+    "PrefixAffinePolicy",
+    "RoundRobinPolicy",
+]
+
+ROUTERS: dict[str, type] = {
+    "disaggregated": DisaggPolicy,
+    "least-work": LeastWorkPolicy,
+    "prefix-affine": PrefixAffinePolicy,
+    "round-robin": RoundRobinPolicy,
+}
+"""By the ``kind`` of a plan's router; the fields of the config are the arguments."""

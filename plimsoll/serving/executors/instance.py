@@ -1,0 +1,77 @@
+"""One simulated instance as policies see it (``serving.policy.InstView``)."""
+
+from collections import deque
+from typing import Literal
+
+from plimsoll.cost.clock import StepClock
+from plimsoll.serving.executors.requests import SimRequest
+from plimsoll.serving.kv.paged import PagedPool
+from plimsoll.serving.policy import Queue
+
+__all__ = ["SimInstance"]
+
+
+class SimInstance:
+    """Queues, pool and limits of one instance; nothing here knows the future."""
+
+    __slots__ = (
+        "_decoding",
+        "_parked",
+        "_prefilling",
+        "clock",
+        "id",
+        "max_model_len",
+        "max_num_seqs",
+        "num_slots",
+        "outstanding_tokens",
+        "pool",
+        "role",
+        "up",
+        "waiting",
+    )
+
+    def __init__(
+        self,
+        *,
+        id: int,
+        role: Literal["both", "prefill", "decode"],
+        clock: StepClock,
+        pool: PagedPool,
+        max_num_seqs: int,
+        max_model_len: int,
+        num_slots: int,
+    ) -> None:
+        self.id = id
+        self.role: Literal["both", "prefill", "decode"] = role
+        self.up = True
+        self.clock = clock
+        self.pool = pool
+        self.max_num_seqs = max_num_seqs
+        self.max_model_len = max_model_len
+        self.num_slots = num_slots
+        self.outstanding_tokens = 0
+        self.waiting: deque[SimRequest] = deque()
+        self._prefilling: list[dict[int, SimRequest]] = [{} for _ in range(num_slots)]
+        self._decoding: list[dict[int, SimRequest]] = [{} for _ in range(num_slots)]
+        self._parked: list[dict[int, SimRequest]] = [{} for _ in range(num_slots)]
+
+    def prefilling(self, slot: int) -> Queue:
+        """Running with more than one pending token, in order of first run."""
+        return self._prefilling[slot].values()
+
+    def decoding(self, slot: int) -> Queue:
+        """Running with exactly one pending token, in order of joining."""
+        return self._decoding[slot].values()
+
+    def parked(self, slot: int) -> Queue:
+        """Put aside in host memory, in order of parking."""
+        return self._parked[slot].values()
+
+    def num_decoding(self, slot: int) -> int:
+        """Requests decoding in a slot."""
+        return len(self._decoding[slot])
+
+    @property
+    def num_running(self) -> int:
+        """Requests that run, all slots."""
+        return sum(map(len, self._decoding)) + sum(map(len, self._prefilling))

@@ -1,0 +1,68 @@
+"""Filling what is left of a token budget with prompt chunks; shared by the chunking policies."""
+
+from plimsoll.serving.policy import InstView, ReqView, Run
+
+__all__ = ["fill_with_chunks"]
+
+
+def fill_with_chunks(
+    inst: InstView,
+    slot: int,
+    *,
+    budget: int,
+    free: int,
+    num_decodes: int,
+    max_partial: int,
+    guard_whole_prompt: bool,
+) -> tuple[Run, ...]:
+    """Prompt chunks worth at most ``budget`` tokens and ``free`` blocks.
+
+    Prompts under way come first, then waiting ones in order. At most ``max_partial`` of them
+    are left unfinished; they share the budget equally. ``guard_whole_prompt``: a waiting
+    prompt starts only if all of it would fit, though only its chunk takes blocks now.
+    """
+    pool = inst.pool
+    block = pool.block_tokens
+    runs: list[Run] = []
+    promised = 0
+    prefilling = inst.prefilling(slot)
+    for request in prefilling:
+        if budget <= 0 or max_partial == 0:
+            return tuple(runs)
+        pending = request.pending
+        tokens = min(pending, max(1, budget // max_partial))
+        tokens = min(tokens, free * block + -request.computed % block)
+        if tokens <= 0:
+            return tuple(runs)
+        need = pool.blocks_for(request, tokens)
+        promised += pool.blocks_for(request, pending) - need
+        free -= need
+        budget -= tokens
+        max_partial -= tokens < pending
+        runs.append(Run(request.id, tokens))
+    room = inst.max_num_seqs - num_decodes - len(prefilling)
+    if room <= 0 or budget <= 0 or max_partial == 0:
+        return tuple(runs)
+    for request in inst.waiting:
+        pending = request.pending - pool.cached_tokens(request)
+        tokens = min(pending, max(1, budget // max_partial))
+        need = pool.blocks_for(request, tokens)
+        whole = pool.blocks_for(request, pending) if guard_whole_prompt else need
+        if need > free or whole > free - promised * guard_whole_prompt:
+            break
+        promised += whole - need
+        free -= need
+        budget -= tokens
+        room -= 1
+        max_partial -= tokens < pending
+        runs.append(Run(request.id, tokens))
+        if budget <= 0 or room == 0 or max_partial == 0:
+            break
+    return tuple(runs)
+
+
+def stuck(inst: InstView, slot: int, runs: tuple[Run, ...], num_decodes: int) -> ReqView | None:
+    """The newest prompt under way, when nothing at all can run for want of blocks."""
+    if runs or num_decodes or not len(inst.prefilling(slot)):
+        return None
+    return next(reversed(inst.prefilling(slot)))

@@ -1,0 +1,52 @@
+"""A report as plain data: what was asked, what was assumed, the answer, what to do next.
+
+Terminal, HTML and JSON are drawn from the same ``Report``, so they cannot disagree.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from plimsoll.report.pictures import Picture
+from plimsoll.spec.io import PLAIN
+from plimsoll.spec.origin import Number
+
+__all__ = ["KeyNumber", "Report", "Table"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyNumber:
+    """One headline number; ``note`` says what it is of ("P99, 1,000 requests")."""
+
+    __pydantic_config__: ClassVar = PLAIN
+    name: str
+    number: Number
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """Rows of ready text; the first column is left-aligned, the others by their content."""
+
+    __pydantic_config__: ClassVar = PLAIN
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """Everything a report shows, in order. ``title`` is the answer in one sentence."""
+
+    __pydantic_config__: ClassVar = PLAIN
+    FORMAT_VERSION: ClassVar[int] = 1
+    format_version: Literal[1] = 1
+    title: str
+    subtitle: str = ""
+    command: str = ""
+    assumptions: tuple[str, ...] = ()
+    key_numbers: tuple[KeyNumber, ...] = ()
+    tables: tuple[Table, ...] = ()
+    pictures: tuple[Picture, ...] = ()
+    next_command: str = ""
+    notes: tuple[str, ...] = ()

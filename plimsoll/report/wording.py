@@ -1,0 +1,96 @@
+"""How numbers are written for people: units, origins, colors. The one place where ms appear.
+
+Colors are from the Okabe-Ito palette, told apart by readers with any color vision and legible
+on white and on near-black; shapes and dashes repeat the distinction.
+Source: https://jfly.uni-koeln.de/color/.
+"""
+
+import math
+
+from plimsoll.spec.origin import Number, Origin
+
+__all__ = [
+    "FAMILY_COLORS",
+    "METRIC_NAMES",
+    "PART_COLORS",
+    "PHASE_COLORS",
+    "count_text",
+    "milliseconds_text",
+    "number_text",
+    "origin_text",
+    "percent_text",
+    "rate_text",
+    "ticks_1_2_5",
+]
+
+BLUE, VERMILLION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
+AMBER, SKY, GRAY = "#C48A00", "#3A9AD9", "#808080"
+
+FAMILY_COLORS = (BLUE, VERMILLION, GREEN, PURPLE, AMBER, SKY, GRAY)
+PHASE_COLORS = {"queue": GRAY, "prefill": VERMILLION, "decode": BLUE, "preempted": PURPLE}
+PART_COLORS = {"compute": BLUE, "memory": GREEN, "collective": VERMILLION, "host": PURPLE}
+METRIC_NAMES = {"ttft": "TTFT", "tpot": "TPOT", "itl": "ITL", "e2e": "End-to-end latency"}
+
+
+def _three(value: float) -> str:
+    """Three significant digits without an exponent: 12,300, 45.6, 0.0123."""
+    if value == 0:
+        return "0"
+    digits = 2 - math.floor(math.log10(abs(value)))
+    rounded = round(value, digits)
+    return f"{rounded:,.{max(digits, 0)}f}"
+
+
+def count_text(value: float) -> str:
+    """A count with thousands separated."""
+    return f"{value:,.0f}"
+
+
+def rate_text(value: float | None, unit: str) -> str:
+    """Three digits and the unit; "-" for what is undefined."""
+    return "-" if value is None else f"{_three(value)} {unit}".rstrip()
+
+
+def milliseconds_text(value_s: float | None) -> str:
+    """ms below ten seconds, s above; "-" for what is undefined."""
+    if value_s is None or not math.isfinite(value_s):
+        return "-"
+    if abs(value_s) < 10:
+        return f"{_three(value_s * 1e3)} ms"
+    return f"{_three(value_s)} s"
+
+
+def percent_text(fraction: float | None) -> str:
+    """A percentage that says 100 % or 0 % only if it is."""
+    if fraction is None:
+        return "-"
+    for digits in (1, 2, 3, 4):
+        text = f"{fraction * 100:.{digits}f}"
+        if float(text) not in (0.0, 100.0) or fraction in (0.0, 1.0):
+            return f"{text} %"
+    return "< 0.0001 %" if fraction < 0.5 else "> 99.9999 %"
+
+
+def number_text(number: Number) -> str:
+    """A number with its unit and, where known, its error: ``41.2 req/s ± 8 %``."""
+    exact = number.value == int(number.value) if math.isfinite(number.value) else False
+    shown = count_text(number.value) if exact and abs(number.value) < 1e15 else _three(number.value)
+    text = f"{shown} {number.unit}".rstrip()
+    if number.error_fraction is not None:
+        text += f" ± {number.error_fraction * 100:.0f} %"
+    return text
+
+
+def origin_text(origin: Origin) -> str:
+    """The word shown beside a number."""
+    return origin.value
+
+
+def ticks_1_2_5(low: float, high: float) -> list[float]:
+    """Ticks of a logarithmic axis: 1, 2, 5 steps, or whole decades where these are too many."""
+    if not 0 < low <= high:
+        return []
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    steps = (1.0, 2.0, 5.0) if last - first <= 3 else (1.0,)
+    ticks = [m * 10.0**e for e in range(first, last + 1) for m in steps]
+    return [t for t in ticks if low * (1 - 1e-9) <= t <= high * (1 + 1e-9)]

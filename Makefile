@@ -29,10 +29,10 @@ lint: $(DEV)
 	$(BIN)/mypy
 
 bench: $(DEV)
-	set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done
+	set -e; for script in $(sort $(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python $$script; done
 
 docs: $(DEV)
-	set -e; for script in scripts/write_*.py; do echo "== $$script"; $(BIN)/python $$script; done
+	set -e; for script in $(sort $(wildcard scripts/write_*.py)); do echo "== $$script"; $(BIN)/python $$script; done
 	$(BIN)/python scripts/check_docs.py
 
 clean:

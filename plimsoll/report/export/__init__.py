@@ -1,11 +1,12 @@
 """Plans as files other systems run: engines on bare hosts, Kubernetes, the matching load."""
 
-from plimsoll.report.export import sglang, trtllm, vllm
+from plimsoll.report.export import bench, dynamo, kubernetes, llm_d, sglang, trtllm, vllm
 from plimsoll.report.export.contract import (
     ExportContext,
     ExportedFile,
     Exporter,
     PoolFacts,
+    pool_facts,
 )
 from plimsoll.report.export.vllm import parse_vllm, serve_command
 from plimsoll.spec.errors import SpecError, suggest
@@ -19,6 +20,7 @@ __all__ = [
     "PoolFacts",
     "export_plan",
     "parse_vllm",
+    "pool_facts",
     "serve_command",
 ]
 
@@ -28,6 +30,10 @@ EXPORTERS: dict[str, Exporter] = {
         Exporter(target="vllm", versions=vllm.VERSIONS, export=vllm.export),
         Exporter(target="sglang", versions=sglang.VERSIONS, export=sglang.export),
         Exporter(target="trtllm", versions=trtllm.VERSIONS, export=trtllm.export),
+        Exporter(target="kubernetes", versions=kubernetes.VERSIONS, export=kubernetes.export),
+        Exporter(target="dynamo", versions=dynamo.VERSIONS, export=dynamo.export),
+        Exporter(target="llm-d", versions=llm_d.VERSIONS, export=llm_d.export),
+        Exporter(target="bench", versions=bench.VERSIONS, export=bench.export),
     )
 }
 

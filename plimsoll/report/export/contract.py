@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from plimsoll.spec.dtype import DType
 from plimsoll.spec.errors import SpecError, UnsupportedError
+from plimsoll.spec.hardware import Device
 from plimsoll.spec.plan import ServingPlan
 from plimsoll.spec.workload import Workload
 
@@ -22,6 +23,7 @@ __all__ = [
     "Exporter",
     "PoolFacts",
     "check_text",
+    "pool_facts",
     "refuse",
 ]
 
@@ -36,6 +38,9 @@ class PoolFacts:
     """
 
     devices_per_host: int
+    vendor: str = ""
+    product: str = ""
+    """The driver's name of the device, as ``nvidia-smi`` prints it; "" where not known."""
     device_memory_bytes: float = 0.0
     weight_bytes: float = 0.0
     activation_bytes: float = 0.0
@@ -51,14 +56,36 @@ class PoolFacts:
         )
 
 
+def pool_facts(
+    device: Device,
+    *,
+    weight_bytes: float = 0.0,
+    activation_bytes: float = 0.0,
+    runtime_bytes: float = 0.0,
+) -> PoolFacts:
+    """The facts of a pool of this device; a rack-wide scale-up domain is hosts of 4 devices."""
+    rack = device.devices_per_node > 16
+    names = [alias for alias in device.aliases if alias.startswith(("NVIDIA ", "Tesla "))]
+    return PoolFacts(
+        devices_per_host=4 if rack else device.devices_per_node,
+        vendor=device.vendor.lower(),
+        product=names[0] if len(names) == 1 else "",
+        device_memory_bytes=device.memory_bytes,
+        weight_bytes=weight_bytes,
+        activation_bytes=activation_bytes,
+        runtime_bytes=runtime_bytes,
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportContext:
     """The facts beside the plan. ``pools`` are in the order of ``plan.pools``.
 
     ``model`` is what the engine loads (a hub id or a path on the serving machine);
     ``checkpoint_dtype`` the format its weights are stored in; ``context_tokens`` the model's
-    own context, used where the plan says 0. ``node_selector`` overrides the label a
-    Kubernetes target looks a device up by. ``workload`` is the load for ``bench``.
+    own context, used where the plan says 0. ``node_selector`` maps a device of the plan to the
+    node label, written ``key=value``, that a Kubernetes target finds it by. ``workload`` is the
+    load for ``bench``.
     """
 
     model: str

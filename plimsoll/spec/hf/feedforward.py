@@ -72,7 +72,13 @@ class FeedForwardReader:
         return True
 
     def _read_widths(self, conventions: Conventions, hidden: int) -> None:
-        names = ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size", "inner_hidden_size")
+        names: tuple[str, ...] = (
+            "intermediate_size",
+            "ffn_dim",
+            "n_inner",
+            "ffn_hidden_size",
+            "inner_hidden_size",
+        )
         if self.fields.has("intermediate_size_mlp"):
             names = ("intermediate_size_mlp", *names)
         if self.fields.has("dense_intermediate_size"):

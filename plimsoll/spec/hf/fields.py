@@ -105,10 +105,15 @@ class Fields:
     def number(self, name: str) -> float:
         """A finite number that is there."""
         value = self.data.get(name)
-        ok = isinstance(value, int | float) and not isinstance(value, bool)
-        if not ok or not math.isfinite(float(min(max(value, -1e300), 1e300))):  # type: ignore[type-var]
-            raise self.fail(name, f"{value!r} is not a finite number")
-        return float(value)  # type: ignore[arg-type]
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise self.fail(name, f"{value!r} is not a number")
+        try:
+            result = float(value)
+        except OverflowError:
+            result = math.inf
+        if not math.isfinite(result):
+            raise self.fail(name, "not a finite number")
+        return result
 
     def names(self, *names: str, length: int = 0) -> tuple[str, ...]:
         """A list of strings, or () where it is absent; ``length`` entries unless 0."""

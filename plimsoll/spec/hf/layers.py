@@ -193,11 +193,13 @@ class _Readers:
         template = self.layer(last)
         if self.softmax is None:
             return template
+        mixer = template.mixer
         if self.softmax.reductions:
             mixer = self.softmax.at_reduction(0)
         elif self.kinds or self.softmax.window_flags:
             full = [i for i in range(self.num_layers) if self._is_full(i)]
-            mixer = self.mixer(full[-1], self.kinds) if full else template.mixer
+            if full:
+                mixer = self.mixer(full[-1], self.kinds)
         else:
             return template
         return Layer(

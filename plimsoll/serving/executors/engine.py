@@ -117,6 +117,7 @@ class Engine:
             return
         self._detach(request)
         self._close(request, status, now_s)
+        self.wake(now_s)
 
     def lose(self, now_s: float) -> list[SimRequest]:
         """The instance fails: its requests without KV, tokens of finished steps delivered."""
@@ -484,7 +485,8 @@ class Engine:
 
     def _park(self, action: Park, request: SimRequest, slot: Slot, now_s: float) -> float:
         inst, pool = self.inst, self.inst.pool
-        if request.phase not in (Phase.DECODE, Phase.PREFILL) or request.slot != slot.index:
+        running = request.phase in (Phase.DECODE, Phase.PREFILL) and request.slot == slot.index
+        if not running and not (request.phase is Phase.WAITING and request.has_blocks):
             raise PolicyError(f"{action}: the request is {request.phase.value}, not running here")
         blocks = -(-request.computed // pool.block_tokens)
         swap = action.how == "swap" and request.phase is Phase.DECODE
@@ -494,8 +496,10 @@ class Engine:
         before = request.pending
         if request.phase is Phase.DECODE:
             self._stop_decoding(request, slot)
-        else:
+        elif request.phase is Phase.PREFILL:
             del inst._prefilling[slot.index][request.id]
+        else:
+            inst.waiting.remove(request)
         pool.release(request)
         request.preemptions += 1
         request.parked_at_s = now_s

@@ -292,7 +292,7 @@ class _Run:
     def _cancel(self, request: SimRequest) -> None:
         if request.id not in self._requests:
             return
-        if self._transfers.cancel(request) or request.instance < 0:
+        if self._transfers.cancel(request, self.now_s) or request.instance < 0:
             self._end_unplaced(request, CANCELLED)
         else:
             self.engines[request.instance].remove(request, CANCELLED, self.now_s)

@@ -98,7 +98,7 @@ class Transfers:
         target.admit(request, now_s)
         return True
 
-    def cancel(self, request: SimRequest) -> bool:
+    def cancel(self, request: SimRequest, now_s: float) -> bool:
         """Call a move off and give both sides' blocks back; False if the request is not moving."""
         entry = self._moves.pop(request.id, None)
         if entry is None:
@@ -106,6 +106,8 @@ class Transfers:
         move, hold, _, _ = entry
         self._engines[move.source].inst.pool.release(hold)
         self._leave_target(request, move)
+        for index in (move.source, move.target):
+            self._engines[index].wake(now_s)
         return True
 
     def lose(self, index: int) -> list[Move]:

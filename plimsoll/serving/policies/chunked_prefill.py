@@ -59,4 +59,5 @@ class ChunkedPrefillPolicy:
             blocked = stuck(inst, slot, runs, num_decodes)
             if blocked is not None:
                 return Step(actions=(Park(blocked.id, "recompute"),))
-        return Step(actions=actions, runs=runs, decode_all=num_decodes > 0, steady=not runs)
+        steady = not runs and not actions
+        return Step(actions=actions, runs=runs, decode_all=num_decodes > 0, steady=steady)

@@ -1,5 +1,6 @@
 """Filling what is left of a token budget with prompt chunks; shared by the chunking policies."""
 
+from plimsoll.serving.policies.admission import in_order
 from plimsoll.serving.policy import InstView, ReqView, Run
 
 __all__ = ["fill_with_chunks"]
@@ -43,7 +44,7 @@ def fill_with_chunks(
     room = inst.max_num_seqs - num_decodes - len(prefilling)
     if room <= 0 or budget <= 0 or max_partial == 0:
         return tuple(runs)
-    for request in inst.waiting:
+    for request in in_order(inst):
         pending = request.pending - pool.cached_tokens(request)
         tokens = min(pending, max(1, budget // max_partial))
         need = pool.blocks_for(request, tokens)

@@ -8,6 +8,7 @@ Source: Orca, OSDI 2022 (https://www.usenix.org/conference/osdi22/presentation/y
 
 from dataclasses import dataclass
 
+from plimsoll.serving.policies.admission import in_order
 from plimsoll.serving.policy import InstView, Run, Step, View
 
 __all__ = ["OrcaPolicy"]
@@ -32,7 +33,7 @@ class OrcaPolicy:
                 promised += -(-longest // block) - -(-request.computed // block)
         free = pool.free - promised
         runs = []
-        for request in inst.waiting:
+        for request in in_order(inst):
             pending = request.pending - pool.cached_tokens(request)
             longest = request.prompt_tokens + request.max_tokens
             need = pool.blocks_for(request, pending) + (

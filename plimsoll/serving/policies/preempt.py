@@ -15,8 +15,10 @@ def make_room(
 ) -> tuple[tuple[Park, ...], int]:
     """Parks so that one more token for each remaining decode of the slot fits, newest first.
 
-    Returns them and the decodes that remain. Partly prefilled requests started last, have
-    delivered nothing and go first, by recompute. The oldest decode is never parked.
+    Returns them and the decodes that can go on, 0 if none can before blocks held for KV on
+    its way here are free. Requests that hold KV but do not run yet (handed over by a prefill
+    instance) go first, then partly prefilled ones: neither stalls a reader. Both are computed
+    again. The oldest decode is never parked.
     """
     pool = inst.pool
     free = pool.free
@@ -24,11 +26,13 @@ def make_room(
     need = pool.decode_blocks(slot)
     left = inst.num_decoding(slot)
     parks: list[Park] = []
-    for request in reversed(inst.prefilling(slot)):
-        if need <= free:
-            break
-        parks.append(Park(request.id, "recompute"))
-        free += pool.blocks_freed(request)
+    if need > free:
+        for request in (*reversed(inst.waiting), *reversed(inst.prefilling(slot))):
+            if need <= free:
+                break
+            if request.computed:
+                parks.append(Park(request.id, "recompute"))
+                free += pool.blocks_freed(request)
     for request in reversed(inst.decoding(slot)):
         if need <= free or left == 1:
             break
@@ -39,4 +43,4 @@ def make_room(
         free += pool.blocks_freed(request)
         need -= request.computed % pool.block_tokens == 0
         left -= 1
-    return tuple(parks), left
+    return tuple(parks), left if need <= free else 0

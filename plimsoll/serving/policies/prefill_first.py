@@ -10,6 +10,7 @@ Left out: copy-on-write for parallel sampling. Source: arXiv 2309.06180.
 from dataclasses import dataclass
 from typing import Literal
 
+from plimsoll.serving.policies.admission import in_order
 from plimsoll.serving.policies.preempt import make_room
 from plimsoll.serving.policies.swapped import bring_back
 from plimsoll.serving.policy import Action, InstView, Run, Step, View
@@ -41,7 +42,7 @@ class PrefillFirstPolicy:
             free = pool.free - pool.decode_blocks(slot)
             actions, _ = bring_back(inst, slot, free, reserve=reserve)
             num_decodes += len(actions)
-        return Step(actions=actions, decode_all=num_decodes > 0, steady=True)
+        return Step(actions=actions, decode_all=num_decodes > 0, steady=not actions)
 
     def _prompts(self, inst: InstView, num_decodes: int) -> tuple[Run, ...]:
         pool = inst.pool
@@ -50,7 +51,7 @@ class PrefillFirstPolicy:
         reserve = int(self.watermark_fraction * pool.total)
         free = pool.free
         runs: list[Run] = []
-        for request in inst.waiting:
+        for request in in_order(inst):
             if not room:
                 break
             pending = request.pending - pool.cached_tokens(request)

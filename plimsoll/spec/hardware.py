@@ -108,6 +108,8 @@ class Device:
     peak_flops_per_s: dict[DType, Rate]
     num_cores: Count = 1
     """Streaming multiprocessors, compute units or cores: sets how work fills the device."""
+    clock_hz: Annotated[float, Field(ge=0)] = 0.0
+    """Boost clock of the cores, which fixed latencies follow; 0: not listed."""
     l2_bytes: Annotated[float, Field(ge=0)] = 0.0
     scale_up: Link | None = None
     devices_per_node: Count = 8

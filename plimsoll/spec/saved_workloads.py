@@ -135,14 +135,25 @@ def load_saved(path: Path) -> Workload:
 
 
 def _checked(path: Path, settings: dict[str, Any], columns: dict[str, Any]) -> Workload:
+    for name in ("arrival_s", "prompt_tokens", "output_tokens"):
+        if name not in columns:
+            raise SpecError(f"{path}: column {name} is missing")
     starts = columns.get("prefix_start")
     if starts is not None:
         rising = len(starts) > 0 and starts[0] == 0 and bool(np.all(np.diff(starts) >= 0))
         if not rising or starts[-1] != len(columns.get("prefix_keys", ())):
             raise SpecError(f"{path}: prefix_start and prefix_keys do not belong together")
-    for name in ("arrival_s", "prompt_tokens", "output_tokens"):
-        if name not in columns:
-            raise SpecError(f"{path}: column {name} is missing")
+        if settings["prefix_block_tokens"] < 1:
+            raise SpecError(f"{path}: prefix_block_tokens must be above zero with prefix keys")
+    for name in ("think_s", "cancel_after_s"):
+        if name in columns and not bool(np.all(columns[name] >= 0)):
+            raise SpecError(f"{path}: {name} must be zero or more")
+    kinds = columns.get("class_index")
+    if kinds is not None and len(kinds):
+        if kinds.min() < 0 or kinds.max() >= max(len(settings["classes"]), 1):
+            raise SpecError(f"{path}: class_index points outside of the classes of the header")
+    if settings["num_in_flight"] < 0:
+        raise SpecError(f"{path}: num_in_flight must be zero or more")
     return Workload(**settings, **columns)
 
 

@@ -9,7 +9,7 @@ arrival_timestamp), microsoft/apex_plus (start_offset_ns,context_tokens,generate
 """
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -24,7 +24,7 @@ from plimsoll.spec.workload import Workload
 
 __all__ = ["LAYOUTS", "Layout", "Table", "layout_of", "load_azure", "load_lengths", "load_table"]
 
-_CHUNK_ROWS = 50_000
+_CHUNK_ROWS = 20_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,9 +91,9 @@ class Table:
 
     def __init__(self, path: Path, lines: Iterator[str]) -> None:
         self._path = path
-        self._reader = csv.reader(lines)
+        self._lines = lines
         try:
-            self.header = [name.strip() for name in next(self._reader)]
+            self.header = [name.strip() for name in next(csv.reader([next(lines)]))]
         except (StopIteration, csv.Error) as error:
             raise SpecError(f"{path}: line 1: not a header of column names: {error}") from None
 
@@ -106,42 +106,62 @@ class Table:
             )
         return self.header.index(column)
 
-    def chunks(self) -> Iterator[tuple[int, list[tuple[str, ...]]]]:
+    def chunks(self) -> Iterator[tuple[int, list[Sequence[str]]]]:
         """(line of the first row, columns); blank lines are allowed at the end only."""
-        width, line = len(self.header), 2
+        width, first_line = len(self.header), 2
+        while lines := list(islice(self._lines, _CHUNK_ROWS)):
+            size = len(lines)
+            lines = self._without_blank_end(lines, first_line)
+            if not lines:
+                return
+            text = "".join(lines)
+            even = '"' not in text and {line.count(",") for line in lines} == {width - 1}
+            if even:
+                # One flat list of cells is several times faster than a list a row.
+                cells = text.rstrip("\r\n").replace("\r", "").replace("\n", ",").split(",")
+                even = len(cells) == width * len(lines)
+            if even:
+                yield first_line, [cells[k::width] for k in range(width)]
+            else:
+                yield first_line, self._row_by_row(lines, first_line)
+            first_line += size
+
+    def _without_blank_end(self, lines: list[str], first_line: int) -> list[str]:
+        blank = next((i for i, line in enumerate(lines) if line.isspace()), None)
+        if blank is None:
+            return lines
+        rest = lines[blank:]
+        if not all(line.isspace() for line in rest) or any(
+            not line.isspace() for line in self._lines
+        ):
+            raise SpecError(
+                f"{self._path}: line {first_line + blank}: is empty; expected one request a row"
+            )
+        return lines[:blank]
+
+    def _row_by_row(self, lines: list[str], first_line: int) -> list[Sequence[str]]:
+        width = len(self.header)
+        rows: list[list[str]] = []
+        reader = csv.reader(lines)
         while True:
+            line = first_line + len(rows)
             try:
-                rows = list(islice(self._reader, _CHUNK_ROWS))
+                row = next(reader, None)
             except csv.Error as error:
                 raise SpecError(
-                    f"{self._path}: line {self._reader.line_num}: {error}; expected commas between "
-                    f"{width} columns"
+                    f"{self._path}: line {line}: {error}; expected commas between {width} columns"
                 ) from None
-            if not rows:
-                return
-            size = len(rows)
-            if self._reader.line_num != line + size - 1:
+            if row is None:
+                return list(zip(*rows, strict=True))
+            if reader.line_num != len(rows) + 1:
                 raise SpecError(
-                    f"{self._path}: near line {line}: a quoted value runs over the end of its line"
+                    f"{self._path}: line {line}: a quoted value runs over the end of its line"
                 )
-            if set(map(len, rows)) != {width}:
-                rows = self._whole_rows(rows, line)
-            if rows:
-                yield line, list(zip(*rows, strict=True))
-            line += size
-
-    def _whole_rows(self, rows: list[list[str]], first_line: int) -> list[list[str]]:
-        width = len(self.header)
-        bad = next(i for i, row in enumerate(rows) if len(row) != width)
-        line = first_line + bad
-        if any(cell.strip() for cell in rows[bad]):
-            raise SpecError(
-                f"{self._path}: line {line}: has {len(rows[bad])} columns; the header has {width}"
-            )
-        rest = [*rows[bad:], *self._reader]
-        if any(cell.strip() for row in rest for cell in row):
-            raise SpecError(f"{self._path}: line {line}: is empty; expected one request a row")
-        return rows[:bad]
+            if len(row) != width:
+                raise SpecError(
+                    f"{self._path}: line {line}: has {len(row)} columns; the header has {width}"
+                )
+            rows.append(row)
 
 
 def load_table(

@@ -1,0 +1,182 @@
+"""Estimates of single distributions: Gamma gaps, Zipf prompts, lognormal modes of outputs.
+
+Maximum likelihood throughout. The truncated Zipf exponent maximizes its likelihood over the
+observed range, so nothing above the limit is needed; modes come from expectation-maximization on
+log lengths, one or two of them by the Bayesian information criterion.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from plimsoll.spec.errors import SpecError
+from plimsoll.spec.generators.lengths import (
+    Length,
+    LognormalLength,
+    MixtureLength,
+    QuantileLength,
+    ZipfLength,
+)
+
+__all__ = [
+    "fit_gamma_shape",
+    "fit_modes",
+    "fit_output",
+    "fit_prompt",
+    "fit_zipf",
+    "ks_to_exponential",
+    "ks_to_gamma",
+]
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+_GOOD_KS = 0.05
+_SHAPES = (1e-4, 1e4)
+_TINY = 1e-12
+_LEVELS = tuple(
+    [0.0, 0.01, 0.02, 0.05, *(round(0.025 * i, 3) for i in range(3, 39))]
+    + [0.96, 0.97, 0.98, 0.99, 0.995, 0.998, 0.999, 1.0]
+)
+
+
+def fit_gamma_shape(gaps: Floats) -> float:
+    """Maximum-likelihood shape; gaps of zero count as a millionth of a millionth of the mean."""
+    from scipy.optimize import brentq
+    from scipy.special import digamma
+
+    mean = float(gaps.mean())
+    if not mean > 0:
+        raise SpecError("all gaps are zero: requests arrive at one time; nothing to fit")
+    positive = np.maximum(gaps, _TINY * mean)
+    s = float(np.log(positive.mean()) - np.log(positive).mean())
+    if s <= 1e-9:
+        return _SHAPES[1]
+
+    def excess(log_shape: float) -> float:
+        shape = np.exp(log_shape)
+        return float(np.log(shape) - digamma(shape) - s)
+
+    low, high = np.log(_SHAPES)
+    if excess(low) < 0:
+        return _SHAPES[0]
+    if excess(high) > 0:
+        return _SHAPES[1]
+    return float(np.exp(brentq(excess, low, high)))
+
+
+def _ks(sorted_cdf: Floats) -> float:
+    n = len(sorted_cdf)
+    steps = np.arange(n + 1) / n
+    return float(max(np.max(steps[1:] - sorted_cdf), np.max(sorted_cdf - steps[:-1])))
+
+
+def ks_to_gamma(gaps: Floats, alpha: float) -> float:
+    """Kolmogorov-Smirnov distance of gaps to the Gamma of that shape and the same mean."""
+    from scipy.special import gammainc
+
+    return _ks(np.asarray(gammainc(alpha, np.sort(gaps) * (alpha / gaps.mean()))))
+
+
+def ks_to_exponential(gaps: Floats) -> float:
+    """The same distance to Poisson arrivals of the same rate."""
+    return _ks(-np.expm1(-np.sort(gaps) / gaps.mean()))
+
+
+def fit_zipf(tokens: Ints) -> ZipfLength:
+    """Maximum-likelihood exponent over the observed range."""
+    from scipy.optimize import minimize_scalar
+
+    low, high = int(tokens.min()), int(min(tokens.max(), 4 * 10**6))
+    logs = np.log(np.arange(low, high + 1))
+    mean_log = float(np.log(np.minimum(tokens, high)).mean())
+
+    def loss(exponent: float) -> float:
+        powers = -exponent * logs
+        top = powers.max()
+        return float(exponent * mean_log + top + np.log(np.exp(powers - top).sum()))
+
+    best = minimize_scalar(loss, bounds=(0.01, 20.0), method="bounded")
+    return ZipfLength(exponent=float(best.x), low=low, high=high)
+
+
+def fit_modes(tokens: Ints) -> MixtureLength:
+    """One or two lognormal modes, the smaller first."""
+    logs = np.log(tokens.astype(np.float64))
+    low, high = int(tokens.min()), int(max(tokens.max(), tokens.min() + 1))
+
+    def mode(mean: float, sigma: float) -> LognormalLength:
+        return LognormalLength(median=float(np.exp(mean)), sigma=float(sigma), low=low, high=high)
+
+    n = len(logs)
+    means, sigmas, weights, two = _two_modes(logs)
+    spread = max(float(logs.std()), 0.05)
+    one = float(-n * (np.log(spread) + 0.5 * np.log(2 * np.pi)) - n / 2)
+    if n < 50 or -2 * two + 5 * np.log(n) >= -2 * one + 2 * np.log(n):
+        return MixtureLength(weights=(1.0,), parts=(mode(float(logs.mean()), spread),))
+    order = np.argsort(means)
+    return MixtureLength(
+        weights=tuple(float(weights[k]) for k in order),
+        parts=tuple(mode(means[k], sigmas[k]) for k in order),
+    )
+
+
+def _two_modes(logs: Floats) -> tuple[Floats, Floats, Floats, float]:
+    """Means, spreads, weights and log-likelihood of the better of two starts."""
+    results = []
+    # Counts of equal values make the steps independent of the number of requests.
+    values, counts = np.unique(logs, return_counts=True)
+    for split in (0.3, 0.7):
+        cut = np.quantile(logs, split)
+        lower, upper = logs[logs <= cut], logs[logs > cut]
+        if not len(upper):
+            upper = lower
+        means = np.array([lower.mean(), upper.mean()])
+        sigmas = np.maximum([lower.std(), upper.std()], 0.05)
+        weights = np.array([split, 1 - split])
+        last = -np.inf
+        for _ in range(500):
+            z = (values[:, None] - means) / sigmas
+            dense = np.log(weights) - np.log(sigmas) - 0.5 * z**2 - 0.5 * np.log(2 * np.pi)
+            top = dense.max(axis=1, keepdims=True)
+            total = top[:, 0] + np.log(np.exp(dense - top).sum(axis=1))
+            likelihood = float((counts * total).sum())
+            part = np.exp(dense - total[:, None]) * counts[:, None]
+            mass = np.maximum(part.sum(axis=0), 1e-9)
+            weights = mass / mass.sum()
+            means = (part * values[:, None]).sum(axis=0) / mass
+            spread = (part * (values[:, None] - means) ** 2).sum(axis=0) / mass
+            sigmas = np.maximum(np.sqrt(spread), 0.05)
+            if likelihood - last < 1e-7 * len(logs):
+                break
+            last = likelihood
+        results.append((means, sigmas, weights, likelihood))
+    return max(results, key=lambda r: r[3])
+
+
+def _table(tokens: Ints) -> QuantileLength:
+    return QuantileLength(
+        levels=_LEVELS, tokens=tuple(float(q) for q in np.quantile(tokens, _LEVELS))
+    )
+
+
+def _distance(tokens: Ints, length: Length) -> float:
+    """Distance of the data to a fitted distribution, over quantiles of the latter."""
+    u = (np.arange(2000) + 0.5) / 2000
+    edges = np.sort(np.rint(length.at(u)))
+    data = np.sort(tokens)
+    points = np.unique(edges)
+    below = np.searchsorted(data, points, side="right") / len(data)
+    model = np.searchsorted(edges, points, side="right") / len(edges)
+    return float(np.abs(below - model).max())
+
+
+def fit_prompt(tokens: Ints) -> Length:
+    """A truncated Zipf law if it is near the data, a table of quantiles otherwise."""
+    law = fit_zipf(tokens)
+    return law if _distance(tokens, law) <= _GOOD_KS else _table(tokens)
+
+
+def fit_output(tokens: Ints) -> Length:
+    """Lognormal modes if they are near the data, a table of quantiles otherwise."""
+    modes = fit_modes(tokens)
+    return modes if _distance(tokens, modes) <= _GOOD_KS else _table(tokens)

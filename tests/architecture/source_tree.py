@@ -19,6 +19,11 @@ class Import:
     line: int
     at_top: bool
 
+    @property
+    def owner(self) -> str:
+        """What is imported from, in ``from owner import name``."""
+        return self.name.rpartition(".")[0]
+
 
 @dataclass(frozen=True)
 class Module:

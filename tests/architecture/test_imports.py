@@ -4,6 +4,7 @@ The table is that of the design: specifications at the bottom, then costs, then 
 trains and compresses, then planning; the catalog, the verbs and the command line see all.
 """
 
+import functools
 import subprocess
 import sys
 from collections.abc import Callable
@@ -74,7 +75,7 @@ CLOCKS_AND_EFFECTS = {
     "subprocess",
     "os",
 }
-TORCH_ROOMS = {"models", "training", "compress", "data"}
+TORCH_ROOMS = {"models", "training", "compress", "data", "catalog"}
 
 POLICY_MODULES = (
     "plimsoll.serving.policies",
@@ -82,6 +83,18 @@ POLICY_MODULES = (
     "plimsoll.serving.routers",
 )
 NAME = attrgetter("name")
+
+
+def may_be_heavy(module: Module) -> bool:
+    """Whether a module may import a heavy library as it is loaded."""
+    return module.room in TORCH_ROOMS or ".executors.torch" in module.name
+
+
+@functools.cache
+def heavy_modules() -> frozenset[str]:
+    """Names of the modules that do."""
+    found = those(lambda m: any(i.at_top and i.name.split(".")[0] in HEAVY for i in m.imports()))
+    return frozenset(module.name for module in found)
 
 
 def those(wanted: Callable[[Module], bool]) -> list[Module]:
@@ -126,14 +139,18 @@ def test_spec_and_cost_stay_light(module: Module) -> None:
     assert not [i for i in module.imports() if i.name.split(".")[0] in NOT_IN_SPEC_AND_COST]
 
 
-@pytest.mark.parametrize(
-    "module",
-    those(lambda m: m.room not in TORCH_ROOMS and ".executors.torch" not in m.name),
-    ids=NAME,
-)
+@pytest.mark.parametrize("module", those(lambda m: not may_be_heavy(m)), ids=NAME)
 def test_heavy_imports_stay_inside_functions(module: Module) -> None:
-    """Outside the rooms that are about tensors, and the executor that owns them."""
+    """Outside the rooms that are about tensors, the executor and the checks that own some."""
     assert not [i for i in module.imports() if i.at_top and i.name.split(".")[0] in HEAVY]
+
+
+@pytest.mark.parametrize("module", modules(), ids=NAME)
+def test_heavy_modules_are_reached_from_inside_functions(module: Module) -> None:
+    """Who imports them at its top is itself one of them, so the command line starts light."""
+    heavy = heavy_modules()
+    if module.name not in heavy:
+        assert not [i for i in module.imports() if i.at_top and {i.name, i.owner} & heavy]
 
 
 @pytest.mark.parametrize("module", those(lambda m: m.name.startswith(POLICY_MODULES)), ids=NAME)

@@ -74,7 +74,7 @@ def cdf():
 
 def timeline():
     record = runs()["1 replica"]
-    return request_timeline(record, good_requests(record, SLO), start_s=5.0, most_rows=60)
+    return request_timeline(record, good_requests(record, SLO), start_s=18.0, most_rows=60)
 
 
 def load_curve():

@@ -15,6 +15,7 @@ from plimsoll.report.pictures import (
     TimelineRow,
     TimelineSpan,
 )
+from plimsoll.report.wording import METRIC_NAMES, bound_text, percent_text
 from plimsoll.spec.origin import Origin
 from plimsoll.spec.record import RunRecord
 from plimsoll.spec.slo import Slo
@@ -22,7 +23,6 @@ from plimsoll.spec.slo import Slo
 __all__ = ["cdf_series", "latency_cdf", "request_timeline"]
 
 _CDF_POINTS = 240
-_NAMES = {"ttft": "TTFT", "tpot": "TPOT", "itl": "ITL", "e2e": "End-to-end"}
 
 
 def cdf_series(
@@ -78,12 +78,12 @@ def latency_cdf(
         if metric == "tpot":
             values = values[record.requests.output_tokens > 1]
         series.append(cdf_series(name, values, bound_s=bound_s))
-    first = series[0]
-    if not title and first.within_fraction is not None and bound_s is not None:
-        title = f"{first.within_fraction:.1%} of {_NAMES[metric]} within {bound_s:g} s"
+    if not title and bound_s is not None:
+        shares = [f"{percent_text(s.within_fraction)} ({s.name})" for s in series]
+        title = f"{METRIC_NAMES[metric]} within {bound_text(bound_s)}: {', '.join(shares)}"
     origin = Origin(next(iter(runs.values())).meta.get("origin", Origin.MODELED))
     return CdfPicture(
-        title=title or f"{_NAMES[metric]} of {first.num_samples:,} samples",
+        title=title or f"{METRIC_NAMES[metric]} of {series[0].num_samples:,} samples",
         metric=metric,  # type: ignore[arg-type]
         series=tuple(series),
         bound_s=bound_s,

@@ -20,10 +20,11 @@ from plimsoll.report.pictures import (
 )
 from plimsoll.report.wording import (
     METRIC_NAMES,
+    bound_text,
     count_text,
-    milliseconds_text,
     percent_text,
     rate_text,
+    seconds_text,
     ticks_1_2_5,
 )
 from plimsoll.spec.units import format_bytes
@@ -221,7 +222,7 @@ def _cdf(p: CdfPicture, width: int, height: int, color: bool) -> list[str]:
     lines = []
     if p.bound_s is not None:
         lines.append((math.log10(p.bound_s), "green"))
-        legend.append(f"│ SLO {milliseconds_text(p.bound_s)}")
+        legend.append(f"│ SLO {bound_text(p.bound_s)}")
     ticks = [(v, f"{v:g} %") for v in (0, 25, 50, 75, 100)]
     body = _plot(
         curves,
@@ -250,12 +251,11 @@ def _load_curve(p: LoadCurvePicture, width: int, height: int, color: bool) -> li
     knee = [(p.knee_rate_per_s, "green")] if p.knee_rate_per_s is not None else []
     good = [q.goodput_requests_per_s for q in p.points]
     y = _linear_axis(max(s.high for s in good) * 1.05 or 1.0)
+    lows, highs = [s.low for s in good], [s.high for s in good]
     curves = [
         _Curve(xs=rates, ys=[s.mean for s in good], color="blue"),
+        _Curve(xs=rates * 2, ys=lows + highs, color="blue", shape="-"),
         _Curve(xs=rates, ys=[s.mean for s in good], color="blue", shape="o"),
-        _Curve(
-            xs=rates * 2, ys=[s.low for s in good] + [s.high for s in good], color="blue", shape="-"
-        ),
     ]
     half = max(height // 2 + 1, 8)
     top = _plot(curves, x, y, width=width, height=half, color=color, vertical=knee)
@@ -264,19 +264,15 @@ def _load_curve(p: LoadCurvePicture, width: int, height: int, color: bool) -> li
     if late:
         values = [v for _, s in late for v in (s.low, s.high) if v > 0]
         axis = _log_axis(min(values), max([*values, p.bound_s or 0]), _short_ms)
-        log = [(r, math.log10(max(s.mean, 1e-9))) for r, s in late]
+        at = [r for r, _ in late]
+        means, lows, highs = (
+            [math.log10(max(getattr(s, name), 1e-9)) for _, s in late]
+            for name in ("mean", "low", "high")
+        )
         curves = [
-            _Curve(xs=[a for a, _ in log], ys=[b for _, b in log], color="orange"),
-            _Curve(xs=[a for a, _ in log], ys=[b for _, b in log], color="orange", shape="x"),
-            _Curve(
-                xs=[r for r, _ in late] * 2,
-                ys=[
-                    math.log10(max(v, 1e-9))
-                    for v in [s.low for _, s in late] + [s.high for _, s in late]
-                ],
-                color="orange",
-                shape="-",
-            ),
+            _Curve(xs=at, ys=means, color="orange"),
+            _Curve(xs=at * 2, ys=lows + highs, color="orange", shape="-"),
+            _Curve(xs=at, ys=means, color="orange", shape="x"),
         ]
         if p.bound_s is not None:
             level = math.log10(p.bound_s)
@@ -286,7 +282,7 @@ def _load_curve(p: LoadCurvePicture, width: int, height: int, color: bool) -> li
     if p.knee_rate_per_s is not None:
         legend.append(f"│ knee at {rate_text(p.knee_rate_per_s, 'req/s')}")
     if p.bound_s is not None:
-        legend.append(f"level line: SLO {milliseconds_text(p.bound_s)}")
+        legend.append(f"level line: SLO {bound_text(p.bound_s)}")
     return [
         *_head(p, "goodput, req/s"),
         *top,
@@ -326,7 +322,8 @@ def _timeline(p: RequestTimeline, width: int, height: int, color: bool) -> list[
         mark = _paint(" late", "late", color) if r.late else ""
         lines.append(f"{r.request_id:>{label - 1}} {bar}{mark}".rstrip())
     legend = [f"{_GLYPHS[k]} {k}" for k in ("queue", "prefill", "decode", "preempted")]
-    span = f"{milliseconds_text(begin)} to {milliseconds_text(end)}, {milliseconds_text((end - begin) / cells)} a character"
+    each = seconds_text((end - begin) / cells)
+    span = f"{seconds_text(begin)} to {seconds_text(end)}, {each} a character"
     shown = f"{len(rows):,} of {p.num_requests:,} requests shown, {p.num_late:,} late in all"
     return [*_head(p, "request"), *lines, span, *_wrap(legend, width), shown, *_tail(p)]
 
@@ -380,7 +377,7 @@ def _breakdown(p: TimeBreakdown, width: int, height: int, color: bool) -> list[s
     lines = list(_head(p))
     for bar in p.bars:
         total = bar.total_s
-        lines.append(f"{bar.name}: {milliseconds_text(total)} a step")
+        lines.append(f"{bar.name}: {seconds_text(total)} a step")
         name_width = max([len(part.name) for part in bar.parts] + [8])
         cells = width - name_width - 40
         for part in sorted(bar.parts, key=lambda q: -q.seconds):
@@ -388,11 +385,11 @@ def _breakdown(p: TimeBreakdown, width: int, height: int, color: bool) -> list[s
             filled = "█" * round(share * cells) or ("▏" if part.seconds else "")
             painted = _paint(f"{filled:<{cells}}", part.kind, color)
             text = f"  {part.name:<{name_width}} {painted} {share * 100:5.1f} %"
-            text += f" {milliseconds_text(part.seconds):>9}"
+            text += f" {seconds_text(part.seconds):>9}"
             if part.hidden_s:
-                text += f" +{milliseconds_text(part.hidden_s)} hidden"
+                text += f" +{seconds_text(part.hidden_s)} hidden"
             elif part.bound_s is not None:
-                text += f" bound {milliseconds_text(part.bound_s)}"
+                text += f" bound {seconds_text(part.bound_s)}"
             lines.append(text.rstrip())
     return [*lines, *_tail(p)]
 

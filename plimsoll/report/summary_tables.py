@@ -3,10 +3,11 @@
 from plimsoll.report.document import KeyNumber, Table
 from plimsoll.report.wording import (
     METRIC_NAMES,
+    bound_text,
     count_text,
-    milliseconds_text,
     percent_text,
     rate_text,
+    seconds_text,
 )
 from plimsoll.spec.origin import Number
 from plimsoll.spec.slo import SloTarget
@@ -27,7 +28,7 @@ __all__ = [
 def target_name(target: SloTarget) -> str:
     """A target as people say it: ``P99 TTFT <= 500 ms (chat)``."""
     percentile = f"{target.percentile:g}"
-    name = f"P{percentile} {METRIC_NAMES[target.metric]} <= {milliseconds_text(target.bound_s)}"
+    name = f"P{percentile} {METRIC_NAMES[target.metric]} <= {bound_text(target.bound_s)}"
     return f"{name} ({target.request_class})" if target.request_class else name
 
 
@@ -86,7 +87,7 @@ def percentile_table(summary: Summary) -> Table:
             shown.append((name, "-", "-", "-", "-", "-", "0"))
             continue
         values = (d.mean, d.p50, d.p90, d.p95, d.p99)
-        shown.append((name, *(milliseconds_text(v) for v in values), count_text(d.num_samples)))
+        shown.append((name, *(seconds_text(v) for v in values), count_text(d.num_samples)))
     return Table(
         title="Latency",
         columns=("", "mean", "P50", "P90", "P95", "P99", "samples"),
@@ -106,7 +107,7 @@ def verdict_table(summary: Summary) -> Table:
         rows=tuple(
             (
                 target_name(v.target),
-                milliseconds_text(v.observed_s) if v.num_requests else "-",
+                seconds_text(v.observed_s) if v.num_requests else "-",
                 percent_text(v.within_fraction),
                 count_text(v.num_requests),
                 "met" if v.met else "MISSED",
@@ -128,8 +129,8 @@ def class_table(summary: Summary) -> Table:
                 count_text(c.num_requests),
                 percent_text(c.good_fraction),
                 rate_text(c.goodput_requests_per_s, "req/s"),
-                milliseconds_text(c.ttft_s.p99 if c.ttft_s else None),
-                milliseconds_text(c.tpot_s.p99 if c.tpot_s else None),
+                seconds_text(c.ttft_s.p99 if c.ttft_s else None),
+                seconds_text(c.tpot_s.p99 if c.tpot_s else None),
             )
             for c in summary.classes
         ),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from plimsoll.report.document import KeyNumber, Report, Table
 from plimsoll.report.pictures import MemoryWaterfall
-from plimsoll.report.wording import count_text, number_text, percent_text
+from plimsoll.report.wording import count_text, error_text, number_text, percent_text
 from plimsoll.spec.plan import Pool, ServingPlan
 from plimsoll.spec.units import format_bytes
 
@@ -85,7 +85,7 @@ def key_number_lines(numbers: Iterable[KeyNumber]) -> "RenderableType":
     for item in numbers:
         grid.add_row(
             Text(item.name),
-            Text(number_text(item.number)),
+            Text(f"{number_text(item.number)} {error_text(item.number)}".rstrip()),
             Text(item.note),
             Text(item.number.origin.value),
         )

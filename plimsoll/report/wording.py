@@ -7,19 +7,21 @@ Source: https://jfly.uni-koeln.de/color/.
 
 import math
 
-from plimsoll.spec.origin import Number, Origin
+from plimsoll.spec.origin import Number
 
 __all__ = [
     "FAMILY_COLORS",
     "METRIC_NAMES",
     "PART_COLORS",
     "PHASE_COLORS",
+    "bound_text",
     "count_text",
-    "milliseconds_text",
+    "error_text",
     "number_text",
-    "origin_text",
     "percent_text",
+    "plain_text",
     "rate_text",
+    "seconds_text",
     "ticks_1_2_5",
 ]
 
@@ -51,39 +53,50 @@ def rate_text(value: float | None, unit: str) -> str:
     return "-" if value is None else f"{_three(value)} {unit}".rstrip()
 
 
-def milliseconds_text(value_s: float | None) -> str:
-    """ms below ten seconds, s above; "-" for what is undefined."""
+def seconds_text(value_s: float | None) -> str:
+    """ms below one second, s above; "-" for what is undefined."""
     if value_s is None or not math.isfinite(value_s):
         return "-"
-    if abs(value_s) < 10:
+    if abs(value_s) < 1:
         return f"{_three(value_s * 1e3)} ms"
     return f"{_three(value_s)} s"
+
+
+def bound_text(value_s: float) -> str:
+    """A bound as it was stated, without padding: 500 ms, 2 s."""
+    return f"{value_s * 1e3:,.6g} ms" if value_s < 1 else f"{value_s:,.6g} s"
+
+
+def plain_text(value: float) -> str:
+    """Up to three digits without padding: 40, 12.5, 1,250."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def percent_text(fraction: float | None) -> str:
     """A percentage that says 100 % or 0 % only if it is."""
     if fraction is None:
         return "-"
+    if fraction in (0.0, 1.0):
+        return f"{fraction * 100:.0f} %"
     for digits in (1, 2, 3, 4):
         text = f"{fraction * 100:.{digits}f}"
-        if float(text) not in (0.0, 100.0) or fraction in (0.0, 1.0):
+        if float(text) not in (0.0, 100.0):
             return f"{text} %"
     return "< 0.0001 %" if fraction < 0.5 else "> 99.9999 %"
 
 
 def number_text(number: Number) -> str:
-    """A number with its unit and, where known, its error: ``41.2 req/s ± 8 %``."""
+    """A number with its unit: ``41.2 req/s``."""
     exact = number.value == int(number.value) if math.isfinite(number.value) else False
     shown = count_text(number.value) if exact and abs(number.value) < 1e15 else _three(number.value)
-    text = f"{shown} {number.unit}".rstrip()
-    if number.error_fraction is not None:
-        text += f" ± {number.error_fraction * 100:.0f} %"
-    return text
+    return f"{shown} {number.unit}".rstrip()
 
 
-def origin_text(origin: Origin) -> str:
-    """The word shown beside a number."""
-    return origin.value
+def error_text(number: Number) -> str:
+    """Its typical error, ``± 8 %``, or "" where that is not known."""
+    if number.error_fraction is None:
+        return ""
+    return f"± {number.error_fraction * 100:.0f} %"
 
 
 def ticks_1_2_5(low: float, high: float) -> list[float]:

@@ -37,6 +37,10 @@ def header(plan: ServingPlan, title: str, versions: tuple[str, ...]) -> tuple[st
         f"Written for {', '.join(versions)}.",
         f"Plan: {plan.model} on {plan.fleet}, engine {plan.engine}.",
         f"Weights {weights}, KV {kv}, context {length}. Router: {router_line(plan)}.",
+        *(
+            f"Pool {i}: {p.replicas} x {p.parallel.num_devices} {p.device}, role {p.role}."
+            for i, p in enumerate(plan.pools)
+        ),
         *(f"Promise: {line}" for line in promise_lines(plan)),
         *(f"Note: {note}" for note in plan.notes),
     )

@@ -98,10 +98,10 @@ class Engine:
                 self.begin(slot, now_s)
 
     def sync(self, now_s: float) -> None:
-        """Count the blocks of steps that have ended by now, so that a reader sees them."""
+        """Count the blocks of steps begun by now, so that a reader sees them."""
         for slot in self.slots:
             if slot.busy and slot.steps > 1:
-                done = slot.steps_done(now_s)
+                done = slot.steps_until(now_s)
                 if done > slot.accounted:
                     pool = self.inst.pool
                     pool.take(pool.blocks_of_steps(slot.index, slot.accounted, done))

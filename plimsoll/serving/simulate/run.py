@@ -1,0 +1,213 @@
+"""Simulate a plan: instances from its pools, the cost model as the clock, its own policies.
+
+Each replica gets a clock (``cost.step``), KV memory (``cost.memory``) and the step policy of its
+pool; the plan's router sees them all. KV moves between replicas over the link they share.
+Source of the parts: docs/concepts/simulator.md.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+
+from plimsoll import __version__
+from plimsoll.cost.kv import kv_bytes_per_token
+from plimsoll.cost.memory import KvCapacity, kv_capacity
+from plimsoll.cost.saturation import saturation_tokens
+from plimsoll.cost.step import ReplicaClock, replica_clock
+from plimsoll.serving.executors.simulated import Fault, InstanceSpec, SimulatedExecutor
+from plimsoll.serving.policies import POLICIES
+from plimsoll.serving.policy import ClusterPolicy, StepPolicy
+from plimsoll.serving.routers import ROUTERS
+from plimsoll.serving.simulate.placement import Seat, seats
+from plimsoll.spec.errors import InfeasibleError, SpecError
+from plimsoll.spec.hardware import Fleet
+from plimsoll.spec.io import plain
+from plimsoll.spec.model import ModelSpec
+from plimsoll.spec.plan import (
+    ChunkedPrefill,
+    DisaggRouter,
+    OrcaConfig,
+    Pool,
+    PrefillFirst,
+    RouterConfig,
+    ServingPlan,
+    SplitFuse,
+)
+from plimsoll.spec.record import RunRecord
+from plimsoll.spec.units import format_bytes
+from plimsoll.spec.workload import Workload
+
+__all__ = ["batched_tokens", "build", "router_for", "simulate_plan"]
+
+_MOST_SPLITFUSE_TOKENS = 8192
+
+
+def simulate_plan(
+    plan: ServingPlan,
+    model: ModelSpec,
+    fleet: Fleet,
+    workload: Workload,
+    *,
+    seed: int = 0,
+    max_sim_s: float = float("inf"),
+    stop_if_hopeless: Callable[[float, int], bool] | None = None,
+    faults: Sequence[Fault] = (),
+    fast_forward: bool = True,
+) -> RunRecord:
+    """Serve ``workload`` with ``plan`` on the simulated clock.
+
+    ``max_sim_s`` ends the run at that simulated time, the rest unfinished; so does
+    ``stop_if_hopeless(now_s, requests ended)`` when it returns True.
+
+    Raises:
+        SpecError: the plan does not fit the fleet or contradicts itself.
+        InfeasibleError: the weights leave no room for KV.
+    """
+    instances, origins, transfer_s, kv_token_bytes = build(plan, model, fleet)
+    executor = SimulatedExecutor(
+        instances,
+        router_for(plan.router),
+        transfer_s=transfer_s,
+        seed=seed,
+        faults=faults,
+        fast_forward=fast_forward,
+    )
+    meta = {
+        "plan": plain(plan),
+        "plimsoll": __version__,
+        "origin": "modeled" if "modeled" in origins else "calibrated",
+        "num_devices": plan.num_devices,
+        "total_blocks": [spec.num_blocks for spec in instances],
+        "classes": list(workload.classes),
+        "kv_token_bytes": kv_token_bytes,
+        "model": model.name,
+        "executor": "simulated",
+    }
+    return executor.run(workload, until_s=max_sim_s, stop=stop_if_hopeless, meta=meta)
+
+
+def build(
+    plan: ServingPlan, model: ModelSpec, fleet: Fleet
+) -> tuple[list[InstanceSpec], set[str], Callable[[int, int, int], float], float]:
+    """Instances of a plan, the origins of their clocks, transfer times and KV bytes a token."""
+    _check_roles(plan)
+    placed = seats(plan, fleet)
+    clocks: dict[tuple[Pool, str, int], ReplicaClock] = {}
+    capacities: dict[tuple[Pool, str], KvCapacity] = {}
+    instances: list[InstanceSpec] = []
+    clock_of: list[ReplicaClock] = []
+    max_len = plan.max_model_len or model.max_context
+    token_bytes = kv_bytes_per_token(model, plan.kv_dtype or model.quantization.kv_cache)
+    for seat in placed:
+        pool = seat.pool
+        key = (pool, seat.device.name, seat.devices_per_node)
+        if key not in clocks:
+            clocks[key] = replica_clock(
+                model,
+                seat.device,
+                pool.parallel,
+                weight_dtype=plan.weight_dtype,
+                kv_dtype=plan.kv_dtype,
+                engine=plan.engine,
+                num_devices_per_node=seat.devices_per_node,
+            )
+            capacities[key[:2]] = _capacity(plan, model, seat, max_len)
+        clock = clocks[key]
+        capacity = capacities[key[:2]]
+        clock_of.append(clock)
+        host_bytes = sum(t.capacity_bytes for t in seat.device.tiers if t.kind == "ddr")
+        block_bytes = max(token_bytes * capacity.block_tokens, 1.0)
+        host_blocks = int(host_bytes * pool.parallel.num_devices / block_bytes)
+        instances.append(
+            InstanceSpec(
+                role=pool.role,
+                clock=clock,
+                policy=_policy(pool, clock),
+                num_blocks=capacity.num_blocks,
+                block_tokens=capacity.block_tokens,
+                blocks_per_request=capacity.blocks_per_request,
+                host_blocks=min(host_blocks, capacity.num_blocks),
+                max_num_seqs=pool.max_num_seqs * pool.parallel.attention_dp,
+                max_model_len=max_len,
+                prefix_caching=pool.prefix_caching and capacity.blocks_per_request == 0,
+            )
+        )
+
+    def transfer_s(source: int, target: int, tokens: int) -> float:
+        same = placed[source].node == placed[target].node
+        return clock_of[source].transfer_s(tokens, clock_of[target], same_node=same)
+
+    origins = {clock.origin for clock in clock_of}
+    return instances, origins, transfer_s, token_bytes
+
+
+def batched_tokens(pool: Pool, max_model_len: int) -> int:
+    """The most tokens one step of the pool's policy can run, which sizes activations."""
+    policy = pool.policy
+    if isinstance(policy, ChunkedPrefill):
+        return policy.token_budget
+    if isinstance(policy, PrefillFirst):
+        return policy.max_batched_tokens
+    if isinstance(policy, SplitFuse):
+        return policy.token_budget or _MOST_SPLITFUSE_TOKENS
+    assert isinstance(policy, OrcaConfig)
+    return max_model_len
+
+
+def router_for(config: RouterConfig) -> ClusterPolicy:
+    """The cluster policy a plan's router describes."""
+    options = {k: v for k, v in asdict(config).items() if k != "kind"}
+    router: ClusterPolicy = ROUTERS[config.kind](**options)
+    return router
+
+
+def _policy(pool: Pool, clock: ReplicaClock) -> StepPolicy:
+    config = pool.policy
+    options = {k: v for k, v in asdict(config).items() if k != "kind"}
+    if isinstance(config, SplitFuse) and config.token_budget == 0:
+        options["token_budget"] = saturation_tokens(clock, most=_MOST_SPLITFUSE_TOKENS)
+    budget = options.get("token_budget", 0)
+    if budget and budget < pool.max_num_seqs and isinstance(config, SplitFuse | ChunkedPrefill):
+        raise SpecError(
+            f"plan: token budget {budget} is below max_num_seqs {pool.max_num_seqs}, so decodes "
+            "alone can exceed it; raise the budget or lower max_num_seqs"
+        )
+    policy: StepPolicy = POLICIES[config.kind](**options)
+    return policy
+
+
+def _capacity(plan: ServingPlan, model: ModelSpec, seat: Seat, max_len: int) -> KvCapacity:
+    pool = seat.pool
+    capacity = kv_capacity(
+        model,
+        seat.device,
+        pool.parallel,
+        weight_dtype=plan.weight_dtype,
+        kv_dtype=plan.kv_dtype,
+        memory_fraction=pool.memory_fraction,
+        max_batched_tokens=batched_tokens(pool, max_len),
+        max_num_seqs=pool.max_num_seqs,
+        block_tokens=pool.block_tokens,
+    )
+    if capacity.num_blocks <= capacity.blocks_per_request:
+        raise InfeasibleError(
+            f"{model.name} leaves no room for KV on {seat.device.name} "
+            f"({format_bytes(seat.device.memory_bytes)}) at tp {pool.parallel.tp}, "
+            f"pp {pool.parallel.pp}",
+            binding="device memory",
+            change="raise tp or pp, or use a smaller weight format",
+        )
+    return capacity
+
+
+def _check_roles(plan: ServingPlan) -> None:
+    roles = {pool.role for pool in plan.pools}
+    disagg = isinstance(plan.router, DisaggRouter)
+    if not plan.pools:
+        raise SpecError("plan: pools is empty; a plan needs at least one pool")
+    if disagg and not (roles & {"prefill", "both"} and roles & {"decode", "both"}):
+        raise SpecError("plan: the disaggregated router needs a prefill and a decode pool")
+    if not disagg and roles != {"both"}:
+        raise SpecError(
+            f"plan: pools have roles {', '.join(sorted(roles))}, which need the disaggregated "
+            f"router, not {plan.router.kind}"
+        )

@@ -103,6 +103,29 @@ def _end_to_end(curves: Curves, traffic: Traffic, bound_s: float) -> Floats:
     return total
 
 
+def _through_surges(attained: Floats, curves: Curves, traffic: Traffic) -> Floats:
+    """Share of requests on time when the rate surges around each point of the curves."""
+    if len(traffic.surge_factor) == 1 and traffic.surge_factor[0] == 1:
+        return attained
+    shape = np.broadcast_shapes(attained.shape, curves.valid.shape, curves.rate_per_s.shape)
+    kept = np.where(np.broadcast_to(curves.valid, shape), np.broadcast_to(attained, shape), 0.0)
+    rates = np.maximum.accumulate(np.atleast_2d(curves.rate_per_s), axis=-1)
+    last = shape[-1] - 1
+    total: Floats = np.zeros(())
+    for weight, factor in zip(traffic.surge_weight, traffic.surge_factor, strict=True):
+        index = np.empty(rates.shape, dtype=np.int64)
+        part = np.empty(rates.shape)
+        for row, rate in enumerate(rates):
+            position = np.interp(factor * rate, rate, np.arange(last + 1.0), right=last + 1.0)
+            index[row] = np.minimum(position.astype(np.int64), last - 1)
+            part[row] = np.where(position > last, np.nan, position - index[row])
+        where = np.broadcast_to(index, shape)
+        low = np.take_along_axis(kept, where, axis=-1)
+        high = np.take_along_axis(kept, where + 1, axis=-1)
+        total = total + weight * np.where(np.isnan(part), 0.0, low + part * (high - low))
+    return total
+
+
 def margins(
     curves: Curves,
     traffic: Traffic,
@@ -126,7 +149,7 @@ def margins(
         "e2e": lambda t: _end_to_end(curves, traffic, t.bound_s),
     }
     wanted = [t for t in slo.targets if t.metric in metrics]
-    attained = [(t, rules[t.metric](t)) for t in wanted]
+    attained = [(t, _through_surges(rules[t.metric](t), curves, traffic)) for t in wanted]
     if joint_percentile and attained:
         both: Floats = np.ones(())
         for _, share in attained:
@@ -189,7 +212,7 @@ def best_states(curves: Curves, traffic: Traffic, limits: list[Limit]) -> State:
     failed = margin < 0
     last = shape[-1] - 1
     stop = np.where(failed.any(axis=-1), failed.argmax(axis=-1), last + 1)
-    feasible = stop > 0
+    feasible = np.asarray(stop > 0, dtype=np.bool_)
     index = np.clip(stop - 1, 0, last - 1)
     before = np.take_along_axis(margin, index[..., None], axis=-1)[..., 0]
     after = np.take_along_axis(margin, (index + 1)[..., None], axis=-1)[..., 0]
@@ -210,7 +233,7 @@ def state_at_rate(curves: Curves, traffic: Traffic, rate_per_s: Floats) -> State
     rate = np.broadcast_to(np.where(curves.valid, curves.rate_per_s, -np.inf), shape)
     wanted = np.broadcast_to(rate_per_s, shape[:-1])
     reached = rate >= wanted[..., None]
-    feasible = reached.any(axis=-1)
+    feasible = np.asarray(reached.any(axis=-1), dtype=np.bool_)
     stop = np.where(feasible, reached.argmax(axis=-1), 1)
     index = np.clip(stop - 1, 0, shape[-1] - 2)
     low = np.take_along_axis(rate, index[..., None], axis=-1)[..., 0]

@@ -12,17 +12,11 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from plimsoll.cost.cut import check_parallel
 from plimsoll.spec.dtype import DType
+from plimsoll.spec.errors import SpecError
 from plimsoll.spec.hardware import Device
-from plimsoll.spec.model import (
-    Attention,
-    DenseFfn,
-    LatentAttention,
-    LinearAttention,
-    ModelSpec,
-    MoeFfn,
-    StateSpace,
-)
+from plimsoll.spec.model import DenseFfn, ModelSpec, MoeFfn
 from plimsoll.spec.plan import Parallel
 
 __all__ = ["Site", "Skips", "has_experts", "parallel_shapes", "replicas_that_fit", "why_not"]
@@ -33,7 +27,7 @@ Skips = Counter[str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Site:
-    """Equal devices in nodes: ``nodes`` are the devices of each node, largest node first."""
+    """Equal devices in nodes: ``nodes`` are the devices of each node, as the fleet lists them."""
 
     device: Device
     nodes: tuple[int, ...]
@@ -53,72 +47,30 @@ def has_experts(model: ModelSpec) -> bool:
     return any(isinstance(group.layer.ffn, MoeFfn) for group in model.layers)
 
 
-def _divides(num: int, by: int) -> bool:
-    return num % by == 0
-
-
-def _mixer_problem(model: ModelSpec, tp: int) -> str:
-    for group in model.layers:
-        mixer = group.layer.mixer
-        if isinstance(mixer, Attention):
-            if not _divides(mixer.num_heads, tp):
-                return f"tp does not divide {mixer.num_heads} attention heads"
-            if not (_divides(mixer.num_kv_heads, tp) or _divides(tp, mixer.num_kv_heads)):
-                return f"tp neither divides nor is a multiple of {mixer.num_kv_heads} KV heads"
-        elif isinstance(mixer, LatentAttention):
-            if not _divides(mixer.num_heads, tp):
-                return f"tp does not divide {mixer.num_heads} attention heads"
-        elif isinstance(mixer, LinearAttention):
-            if not (_divides(mixer.num_k_heads, tp) and _divides(mixer.num_v_heads, tp)):
-                return "tp does not divide the linear-attention heads"
-        elif isinstance(mixer, StateSpace):
-            groups = mixer.num_groups
-            if not _divides(mixer.num_heads, tp):
-                return "tp does not divide the state-space heads"
-            if not (_divides(groups, tp) or _divides(tp, groups)):
-                return "tp does not divide the state-space groups"
-    return ""
-
-
-def _width_problem(width: int, parts: int, dtype: DType, what: str) -> str:
-    if not _divides(width, parts):
-        return f"{parts} devices do not divide the {what} width {width}"
-    if dtype is DType.FP8_BLOCK and parts > 1 and not _divides(width // parts, _BLOCK):
-        return f"{what} width {width} over {parts} devices breaks the {_BLOCK}-wide scale blocks"
-    return ""
-
-
-def _ffn_problem(model: ModelSpec, parallel: Parallel, weight_dtype: DType | None) -> str:
-    dense = weight_dtype or model.quantization.ffn
-    experts = weight_dtype or model.quantization.experts
+def _breaks_blocks(model: ModelSpec, parallel: Parallel, weight_dtype: DType | None) -> str:
+    """Engines refuse to cut through the tiles that share a scale."""
     for group in model.layers:
         ffn = group.layer.ffn
         if isinstance(ffn, DenseFfn):
-            problem = _width_problem(ffn.intermediate, parallel.tp, dense, "feed-forward")
+            dtype, width, parts = model.quantization.ffn, ffn.intermediate, parallel.tp
         elif isinstance(ffn, MoeFfn):
-            if not _divides(ffn.num_experts, parallel.ep):
-                return f"ep does not divide {ffn.num_experts} experts"
-            problem = _width_problem(ffn.intermediate, parallel.moe_tp, experts, "expert")
+            dtype, width, parts = model.quantization.experts, ffn.intermediate, parallel.moe_tp
         else:
-            problem = ""
-        if problem:
-            return problem
+            continue
+        if (weight_dtype or dtype) is DType.FP8_BLOCK and parts > 1 and width // parts % _BLOCK:
+            return f"width {width} over {parts} devices cuts the {_BLOCK}-wide scale blocks"
     return ""
 
 
 def why_not(model: ModelSpec, parallel: Parallel, weight_dtype: DType | None = None) -> str:
     """Why the model cannot be cut this way, or "" if it can."""
-    group = parallel.tp * parallel.attention_dp
-    if parallel.pp > model.num_layers:
-        return f"more pipeline stages than {model.num_layers} layers"
-    if not _divides(group, parallel.ep):
-        return "ep does not divide the devices of a stage"
-    if not has_experts(model):
-        if parallel.ep > 1:
-            return "expert parallelism of a model without experts"
-        if parallel.attention_dp > 1:
-            return "data-parallel attention without experts is the same as more replicas"
-    return _mixer_problem(model, parallel.tp) or _ffn_problem(model, parallel, weight_dtype)
+    try:
+        check_parallel(model, parallel)
+    except SpecError as error:
+        return str(error)
+    if parallel.attention_dp > 1 and not has_experts(model):
+        return "data-parallel attention without experts is the same as more replicas"
+    return _breaks_blocks(model, parallel, weight_dtype)
 
 
 def _powers(most: int) -> list[int]:
@@ -149,7 +101,7 @@ def parallel_shapes(
 
     ``skips`` is added to: shapes left out, by reason.
     """
-    node = site.nodes[0]
+    node = max(site.nodes)
     most = min(max_devices, site.num_devices)
     moe = has_experts(model)
     tensor = sorted(set(_powers(node)) | {d for d in range(1, node + 1) if node % d == 0})
@@ -175,21 +127,23 @@ def parallel_shapes(
 def replicas_that_fit(site: Site, sizes: list[tuple[int, int]]) -> bool:
     """Whether replicas, given as (devices of one, how many), fit on the nodes of a site.
 
-    Placed largest first. A replica larger than a node takes whole nodes of the largest size and
-    the rest from one more; a smaller one sits on the node with the least room that suffices.
+    They are seated in order, as the simulator seats a plan: each on the first node with room,
+    or from untouched nodes in order if it is larger than the room of any.
     """
     if sum(devices * count for devices, count in sizes) > site.num_devices:
         return False
     free = list(site.nodes)
-    for devices, count in sorted(sizes, reverse=True):
+    for devices, count in sizes:
         for _ in range(count):
-            whole, rest = divmod(devices, site.nodes[0])
-            for index, left in enumerate(free):
-                if whole and left == site.nodes[0]:
-                    free[index], whole = 0, whole - 1
-            room = [(left, i) for i, left in enumerate(free) if left >= rest]
-            if whole or (rest and not room):
+            fits = [i for i, left in enumerate(free) if left >= devices]
+            if fits:
+                free[fits[0]] -= devices
+                continue
+            left = devices
+            for i, size in enumerate(site.nodes):
+                if left and free[i] == size:
+                    used = min(left, size)
+                    free[i], left = size - used, left - used
+            if left:
                 return False
-            if rest:
-                free[min(room)[1]] -= rest
     return True

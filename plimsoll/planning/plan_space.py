@@ -26,6 +26,7 @@ from plimsoll.spec.plan import (
     Pool,
     PrefillFirst,
     ServingPlan,
+    SplitFuse,
     StepPolicyConfig,
 )
 from plimsoll.spec.slo import Slo
@@ -42,6 +43,7 @@ __all__ = [
     "disaggregated",
     "enumerate_plans",
     "enumerate_shapes",
+    "is_legal",
     "pair_counts_of",
     "policies_for",
     "usable_sites",
@@ -147,9 +149,16 @@ def policies_for(options: SpaceOptions) -> tuple[StepPolicyConfig, ...]:
     return (*chunked, OrcaConfig())
 
 
-def decode_policy() -> StepPolicyConfig:
-    """What a decode pool runs; it sees no prompts, so its budget does not matter."""
-    return ChunkedPrefill()
+def decode_policy(max_num_seqs: int) -> StepPolicyConfig:
+    """What a decode pool runs; it sees no prompts, so its budget only has to hold the batch."""
+    return ChunkedPrefill(token_budget=max(ChunkedPrefill().token_budget, max_num_seqs))
+
+
+def is_legal(policy: StepPolicyConfig, max_num_seqs: int) -> bool:
+    """Whether decodes alone stay within the policy's token budget."""
+    if isinstance(policy, ChunkedPrefill | SplitFuse):
+        return policy.token_budget == 0 or policy.token_budget >= max_num_seqs
+    return True
 
 
 def allowed_devices(site: Site, options: SpaceOptions) -> int:
@@ -201,10 +210,7 @@ def usable_sites(fleet: Fleet, options: SpaceOptions) -> list[Site]:
             nodes.setdefault(part.device.name, []).extend([part.node.num_devices] * part.num_nodes)
     if not nodes:
         raise SpecError("no device is left after include and exclude")
-    return [
-        Site(device=devices[name], nodes=tuple(sorted(sizes, reverse=True)))
-        for name, sizes in nodes.items()
-    ]
+    return [Site(device=devices[name], nodes=tuple(sizes)) for name, sizes in nodes.items()]
 
 
 def enumerate_shapes(
@@ -310,6 +316,11 @@ def aggregated(
     )
 
 
+def _prefill_seqs(policy: StepPolicyConfig) -> int:
+    legal = [n for n in (_PREFILL_SEQS, 64, 32, 16, 8, 4, 2) if is_legal(policy, n)]
+    return legal[0] if legal else 1
+
+
 def disaggregated(
     prefill: Shape,
     decode: Shape,
@@ -321,8 +332,8 @@ def disaggregated(
     """A prefill pool with ``policy`` and a decode pool of at most ``max_seqs`` a replica."""
     return Candidate(
         pools=(
-            _pool(prefill, "prefill", counts[0], policy, _PREFILL_SEQS, options),
-            _pool(decode, "decode", counts[1], decode_policy(), max_seqs, options),
+            _pool(prefill, "prefill", counts[0], policy, _prefill_seqs(policy), options),
+            _pool(decode, "decode", counts[1], decode_policy(max_seqs), max_seqs, options),
         ),
         site_indices=(prefill.site_index, decode.site_index),
         weight_dtype=prefill.weight_dtype,
@@ -343,6 +354,9 @@ def enumerate_plans(
             for count in counts_of(shape, sites, options):
                 for policy in policies:
                     for seqs in options.max_num_seqs:
+                        if not is_legal(policy, seqs):
+                            left_out["token budget below the batch limit"] += 1
+                            continue
                         yield aggregated(shape, count, policy, seqs, options)
     if "disaggregated" in options.modes:
         for prefill in shapes:

@@ -100,7 +100,8 @@ def _variability(traffic: Traffic, service_s: Floats) -> Floats:
     """ca2 + cs2 for service times per prompt group, along the last axis."""
     mean = service_s @ traffic.prompt_weight
     square = service_s**2 @ traffic.prompt_weight
-    return traffic.dispersion + np.maximum(square / np.maximum(mean, 1e-12) ** 2 - 1, 0.0)
+    spread = np.maximum(square / np.maximum(mean, 1e-12) ** 2 - 1, 0.0)
+    return np.asarray(traffic.dispersion + spread)
 
 
 def _chunks(

@@ -2,9 +2,11 @@
 
 Requests are grouped by prompt tokens to compute, at quantiles finer towards the long end because
 percentiles of latency come from there; within a group they are split by output length into
-cells. Group and cell means are exact, so totals are. Burstiness is the variance of arrivals
-counted in windows over their mean (the index of dispersion), which sets queueing at high load;
-1 is Poisson. Prefix reuse is what an unlimited cache shared by all replicas would reuse.
+cells. Group and cell means are exact, so totals are. Arrivals are split into two time scales.
+*Surges* are slow: the rate in windows of half a minute, with the part that chance explains
+taken out, as factors on the mean rate. *Dispersion* is fast: variance over mean of counts in
+two-second windows beyond what surges explain, which sets queueing; 1 is Poisson. Prefix reuse
+is what an unlimited cache shared by all replicas would reuse.
 Leaves out: correlation of length with time, limits of the cache.
 Source: doi:10.1214/aoms/1177703584 (heavy-traffic waits depend on the counts' variance).
 """
@@ -23,8 +25,11 @@ Ints = npt.NDArray[np.int64]
 _PROMPT_CUTS = (0.25, 0.5, 0.75, 0.9, 0.95, 0.98, 0.995)
 _CELL_CUTS = (0.1, 0.25, 0.5, 0.75, 0.95)
 _OUTPUT_CUTS = (0.01, 0.03, 0.1, 0.25, 0.5, 0.75, 0.9)
-_WINDOWS_S = (10.0, 30.0)
+_SURGE_CUTS = (0.3, 0.7, 0.9, 0.98)
+_SURGE_WINDOW_S = 30.0
+_BURST_WINDOW_S = 2.0
 _MIN_WINDOWS = 20
+_LEAST_DISPERSION = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -34,7 +39,8 @@ class Traffic:
     Prompt groups: ``prompt_weight``, ``new_tokens`` to compute, ``cached_tokens`` reused.
     Output groups: ``output_weight``, ``output_tokens``. Cells: ``cell_weight``, ``cell_group``
     (index of the prompt group), ``cell_output_tokens``. ``rate_per_s`` 0 with
-    ``num_in_flight`` > 0: closed loop. ``dispersion`` is 1 for Poisson arrivals.
+    ``num_in_flight`` > 0: closed loop. ``dispersion`` is 1 for Poisson arrivals. Surges:
+    ``surge_weight`` of the requests arrive while the rate is ``surge_factor`` times the mean.
     """
 
     prompt_weight: Floats
@@ -48,6 +54,8 @@ class Traffic:
     rate_per_s: float
     num_in_flight: int
     dispersion: float
+    surge_weight: Floats
+    surge_factor: Floats
 
     @property
     def mean_new_tokens(self) -> float:
@@ -99,20 +107,42 @@ def cached_prompt_tokens(workload: Workload) -> Ints:
     return np.minimum(cached, workload.prompt_tokens - 1)
 
 
-def _dispersion(workload: Workload) -> float:
+def _counts(workload: Workload, window_s: float) -> Floats:
+    times = workload.arrival_s - workload.arrival_s[0]
+    whole = int(times[-1] / window_s)
+    bins = window_s * np.arange(whole + 1)
+    return np.asarray(np.histogram(times, bins=bins)[0], dtype=np.float64)
+
+
+def _surges(workload: Workload) -> tuple[Floats, Floats]:
+    """(share of requests, rate over the mean rate), slow variation only."""
+    steady = np.ones(1), np.ones(1)
+    if workload.num_in_flight or workload.duration_s < _MIN_WINDOWS * _SURGE_WINDOW_S:
+        return steady
+    counts = _counts(workload, _SURGE_WINDOW_S)
+    mean, variance = float(counts.mean()), float(counts.var())
+    if variance <= mean:
+        return steady
+    factor = np.sort(1 + (counts / mean - 1) * np.sqrt(1 - mean / variance))
+    factor = np.maximum(factor, 0.01)
+    weight = factor / factor.sum()
+    reached = np.cumsum(weight)
+    group = np.searchsorted(np.array(_SURGE_CUTS), reached - weight / 2)
+    total = np.bincount(group, weight)
+    level = np.bincount(group, weight * factor) / np.maximum(total, 1e-12)
+    keep = total > 0
+    return np.asarray(total[keep], dtype=np.float64), np.asarray(level[keep], dtype=np.float64)
+
+
+def _dispersion(workload: Workload, surge_variance: float) -> float:
     if workload.num_in_flight or len(workload) < 3 or workload.duration_s <= 0:
         return 1.0
-    gaps = np.diff(workload.arrival_s)
-    mean = float(gaps.mean())
-    worst = float(gaps.var()) / mean**2 if mean > 0 else 1.0
-    span = float(workload.arrival_s[-1] - workload.arrival_s[0])
-    for window in _WINDOWS_S:
-        if span / window < _MIN_WINDOWS:
-            continue
-        edges = workload.arrival_s[0] + window * np.arange(int(span / window) + 1)
-        counts = np.histogram(workload.arrival_s, bins=edges)[0]
-        worst = max(worst, float(counts.var() / counts.mean()))
-    return max(worst, 0.05)
+    if workload.duration_s < _MIN_WINDOWS * _BURST_WINDOW_S:
+        gaps = np.diff(workload.arrival_s)
+        return max(float(gaps.var() / gaps.mean() ** 2), _LEAST_DISPERSION)
+    counts = _counts(workload, _BURST_WINDOW_S)
+    mean = float(counts.mean())
+    return max(float(counts.var()) / mean - surge_variance * mean, _LEAST_DISPERSION)
 
 
 def _groups(order: Ints, cuts: tuple[float, ...]) -> list[Ints]:
@@ -139,6 +169,10 @@ def describe_traffic(workload: Workload, *, prefix_caching: bool = True) -> Traf
         for who in _groups(np.argsort(output, kind="stable"), _OUTPUT_CUTS)
     ]
     by_prompt, by_output, by_cell = np.array(prompts), np.array(outputs), np.array(cells)
+    surge_weight, surge_factor = _surges(workload)
+    by_time = surge_weight / surge_factor
+    by_time = by_time / by_time.sum()
+    variance = float(by_time @ (surge_factor - by_time @ surge_factor) ** 2)
     return Traffic(
         prompt_weight=by_prompt[:, 0],
         new_tokens=np.maximum(by_prompt[:, 1], 1.0),
@@ -150,5 +184,7 @@ def describe_traffic(workload: Workload, *, prefix_caching: bool = True) -> Traf
         cell_output_tokens=by_cell[:, 2],
         rate_per_s=workload.rate_per_s,
         num_in_flight=workload.num_in_flight,
-        dispersion=_dispersion(workload),
+        dispersion=_dispersion(workload, variance),
+        surge_weight=surge_weight,
+        surge_factor=surge_factor,
     )

@@ -1,0 +1,134 @@
+"""The highest rate a plan sustains within its SLO, found by simulating its own traffic.
+
+Bisection on the rate: each probe plays the workload at that rate for a fixed time and asks
+whether the promise was kept. The bracket starts at a guess and doubles or halves; the answer is
+the highest rate that held, so it is a lower bound within the tolerance. Closed loops have no
+rate to vary: one run says what they carry.
+Source: arXiv 2401.09670 section 4 (goodput by bisection on a trace-driven simulation).
+"""
+
+from dataclasses import dataclass, replace
+
+from plimsoll.planning.judging import Judge, Verdict
+from plimsoll.planning.offered_load import at_rate
+from plimsoll.spec.errors import InfeasibleError, SpecError
+from plimsoll.spec.plan import ServingPlan
+from plimsoll.spec.slo import Slo
+from plimsoll.spec.workload import Workload
+
+__all__ = ["Goodput", "goodput", "sustained_rate"]
+
+_TOLERANCE = 0.02
+_MOST_PROBES = 24
+_LEAST_FACTOR = 2.0**-10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Goodput:
+    """``rate_per_s`` held (0: none did), ``ceiling_per_s`` did not (inf: never failed).
+
+    ``limit`` is what the lowest failing probe missed; ``verdict`` the run at ``rate_per_s``.
+    """
+
+    rate_per_s: float
+    ceiling_per_s: float
+    rate_per_s_per_device: float
+    limit: str
+    num_runs: int
+    duration_s: float
+    verdict: Verdict | None
+
+
+def sustained_rate(
+    judge: Judge,
+    plan: ServingPlan,
+    workload: Workload,
+    *,
+    guess_per_s: float,
+    duration_s: float,
+    tolerance: float = _TOLERANCE,
+    max_runs: int = _MOST_PROBES,
+    low_per_s: float = 0.0,
+    high_per_s: float = float("inf"),
+    spread: float = 2.0,
+) -> Goodput:
+    """Bisection from ``guess_per_s``; ``low_per_s`` is known to hold, ``high_per_s`` to fail.
+
+    ``spread`` is the factor by which an open bracket is widened. Stops at ``tolerance`` or
+    after ``max_runs`` probes.
+
+    Raises:
+        SpecError: the guess is not positive.
+    """
+    if not 0 < guess_per_s < float("inf"):
+        raise SpecError(f"first rate to try is {guess_per_s:g}/s; expected a positive number")
+    low, high = low_per_s, high_per_s
+    rate = guess_per_s
+    runs, limit = 0, ""
+    held: Verdict | None = None
+    while runs < max_runs:
+        verdict = judge(plan, at_rate(workload, rate, duration_s))
+        runs += 1
+        if verdict.holds:
+            low, held = rate, verdict
+        else:
+            high, limit = rate, verdict.missed
+        if high == float("inf"):
+            rate = low * spread
+        elif low == 0:
+            rate = high / spread
+            if rate < guess_per_s * _LEAST_FACTOR:
+                break
+        elif high / low <= 1 + tolerance:
+            break
+        else:
+            rate = (low * high) ** 0.5
+    return Goodput(
+        rate_per_s=low,
+        ceiling_per_s=high,
+        rate_per_s_per_device=low / plan.num_devices,
+        limit=limit,
+        num_runs=runs,
+        duration_s=duration_s,
+        verdict=held,
+    )
+
+
+def goodput(
+    plan: ServingPlan,
+    workload: Workload,
+    slo: Slo,
+    *,
+    judge: Judge,
+    duration_s: float = 400.0,
+    guess_per_s: float = 0.0,
+    tolerance: float = _TOLERANCE,
+) -> Goodput:
+    """The highest rate at which ``plan`` keeps ``slo`` on traffic like ``workload``.
+
+    ``guess_per_s`` 0: the workload's own rate.
+
+    Raises:
+        InfeasibleError: one request alone already misses the SLO: no rate is low enough.
+        SpecError: a closed-loop workload.
+    """
+    if workload.num_in_flight:
+        raise SpecError(
+            f"workload {workload.name} is a closed loop: the number in flight sets the rate; "
+            "simulate it, or give arrivals"
+        )
+    asked = replace(plan, slo=slo)
+    start = guess_per_s or workload.rate_per_s or 1.0
+    lightest = min(start * _LEAST_FACTOR, 1.0 / duration_s)
+    alone = judge(asked, at_rate(workload, lightest, 2.0 / lightest))
+    if not alone.holds:
+        raise InfeasibleError(
+            f"infeasible at any rate: two requests far apart already miss {alone.missed} "
+            f"(by a factor of {alone.shortfall:.3g})",
+            binding=alone.missed,
+            nearest=f"{plan.num_devices} devices, {alone.shortfall:.3g} times the bound",
+            change=f"a bound {alone.shortfall:.3g} times looser, or more devices a replica",
+        )
+    return sustained_rate(
+        judge, asked, workload, guess_per_s=start, duration_s=duration_s, tolerance=tolerance
+    )

@@ -22,7 +22,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from plimsoll.cost.attention import attention_shape, indexer_shape, visible_pairs
 from plimsoll.cost.gemm import multiply_format
 from plimsoll.cost.kv import mixer_cache
 from plimsoll.cost.kv_transform import (
@@ -31,7 +30,7 @@ from plimsoll.cost.kv_transform import (
     prefill_tokens,
     stored_fraction,
 )
-from plimsoll.cost.state_space import state_shape
+from plimsoll.cost.pair_work import pair_work, state_flops
 from plimsoll.spec.dtype import DType
 from plimsoll.spec.errors import InfeasibleError, SpecError, suggest
 from plimsoll.spec.hardware import Device
@@ -147,16 +146,13 @@ def _mixing_flops(layer: Layer, tokens: int, kv_dtype: DType, count: float) -> f
     """FLOPs between tokens of one layer: attention pairs, indexer scores, state products."""
     mixer = layer.mixer
     if isinstance(mixer, Attention | LatentAttention):
-        shape = attention_shape(mixer, tp=1, kv_dtype=kv_dtype)
-        pairs = visible_pairs(tokens, 0, shape.limit, shape.chunk)
-        flops = shape.prefill_flops * pairs * count / ATTENTION_COUNTS["causal"]
-        if mixer.indexer is not None and not mixer.indexer.shared:
-            scored = visible_pairs(tokens, 0, 0)
-            flops += indexer_shape(mixer.indexer).prefill_flops * scored
+        flops = 0.0
+        for part in pair_work(mixer, kv_dtype):
+            share = 1.0 if part.scores_only else count / ATTENTION_COUNTS["causal"]
+            flops += part.prefill_flops * part.prefill_pairs(tokens) * share
         return flops
     if isinstance(mixer, LinearAttention | StateSpaceMixer):
-        state = state_shape(mixer, tp=1)
-        return 2.0 * state.products * state.state_values * tokens
+        return state_flops(mixer) * tokens
     return 0.0
 
 

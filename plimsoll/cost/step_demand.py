@@ -13,10 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from plimsoll.cost.attention import attention_shape, indexer_shape
 from plimsoll.cost.gemm import multiply_format
 from plimsoll.cost.kv import mixer_cache
-from plimsoll.cost.state_space import state_shape
+from plimsoll.cost.pair_work import pair_work, state_flops
 from plimsoll.spec.dtype import DType
 from plimsoll.spec.hardware import Device
 from plimsoll.spec.model import (
@@ -100,22 +99,18 @@ def _mixing(
     """(attention parts, seconds a token, state bytes a sequence) of ``count`` equal layers."""
     mixer = layer.mixer
     if isinstance(mixer, Attention | LatentAttention):
-        shapes = [attention_shape(mixer, tp=1, kv_dtype=kv_dtype)]
-        if mixer.indexer is not None and not mixer.indexer.shared:
-            shapes.append(indexer_shape(mixer.indexer))
         parts = [
             AttentionDemand(
-                decode_pair_s=count * shape.decode_flops / half_flops_per_s,
-                prefill_pair_s=count * shape.prefill_flops / half_flops_per_s,
-                token_bytes=count * shape.kv_bytes,
-                limit=shape.limit,
+                decode_pair_s=count * part.decode_flops / half_flops_per_s,
+                prefill_pair_s=count * part.prefill_flops / half_flops_per_s,
+                token_bytes=count * part.token_bytes,
+                limit=part.limit,
             )
-            for shape in shapes
+            for part in pair_work(mixer, kv_dtype)
         ]
         return parts, 0.0, 0.0
     if isinstance(mixer, LinearAttention | StateSpace):
-        state = state_shape(mixer, tp=1)
-        token_s = count * 2.0 * state.products * state.state_values / half_flops_per_s
+        token_s = count * state_flops(mixer) / half_flops_per_s
         return [], token_s, count * mixer_cache(mixer, kv_dtype).fixed_bytes
     return [], 0.0, 0.0
 

@@ -1,111 +1,42 @@
 """Time of softmax attention on one device: prompt chunks with a cached prefix, and decodes.
 
-Decode reads every visible cached token once, so bytes bind, with arithmetic beside it when many
-query heads share a KV head (MLA: all of them). Prefill multiplies every visible (query, key)
-pair. A window, a chunk or a sparse indexer limits what is visible; the indexer itself scores the
-whole context. Sequences of a batch are taken at their mean length.
-Leaves out differences in length inside a batch. Source: arXiv 2205.14135, 2307.08691, 2405.04434.
+Decode reads every visible cached token once, so bytes bind, with arithmetic beside it where many
+query heads share a KV head (latent attention: all of them), and work per stream where sequences
+are short. Prefill multiplies every visible (query, key) pair and takes its exponential; blocks of
+128 queries are spread over the cores and the longest block stands partly alone. A window, an
+aligned chunk or a sparse indexer limits what is visible; the indexer itself scores the whole
+context. Leaves out differences in length inside a decode batch.
+Source: arXiv 2205.14135, 2307.08691, 2407.08608, 2405.04434; library/calibration/kernels.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 
-from plimsoll.cost.efficiency import AttentionRates
-from plimsoll.cost.roofline import Floats, Work, soft_maximum
+from plimsoll.cost.attention_shape import AttentionShape
+from plimsoll.cost.efficiency import DecodeRates, PrefillRates, latency_scale
+from plimsoll.cost.roofline import Floats, Work
 from plimsoll.spec.dtype import DType
 from plimsoll.spec.hardware import Device
-from plimsoll.spec.model import Attention, Indexer, LatentAttention
 
 __all__ = [
-    "AttentionShape",
-    "attention_shape",
+    "PrefillLine",
     "decode_work",
-    "indexer_shape",
+    "half_peak",
+    "prefill_line",
     "prefill_work",
+    "visible_context",
     "visible_pairs",
 ]
 
-
-class AttentionShape(NamedTuple):
-    """One attention layer as one device sees it, after tensor parallelism.
-
-    ``decode_flops`` and ``prefill_flops`` are of one (query token, key token) pair, all heads;
-    ``kv_bytes`` what a cached token holds; ``query_bytes`` what a query token reads and writes;
-    ``expand_flops`` what a cached token costs a prompt chunk that must unfold it (MLA).
-    ``limit`` tokens are visible at most (0: all); ``chunk`` marks aligned chunks.
-    """
-
-    decode_flops: float
-    prefill_flops: float
-    kv_bytes: float
-    query_bytes: float
-    expand_flops: float
-    limit: int
-    chunk: bool
-    streams: float
-    """Independent (KV head) streams of one sequence."""
+_BLOCK = 128.0
+_WIDE_HEADS = 32.0
+_STREAM_FRACTION = 0.8
+"""Share of bandwidth that queries and outputs move at; not fitted."""
 
 
-def attention_shape(
-    mixer: Attention | LatentAttention, *, tp: int, kv_dtype: DType
-) -> AttentionShape:
-    """The layer's share on one of ``tp`` devices; KV heads fewer than ``tp`` are copied."""
-    heads = -(-mixer.num_heads // tp)
-    if isinstance(mixer, LatentAttention):
-        latent = mixer.kv_lora_rank + mixer.qk_rope_head_dim
-        qk = mixer.qk_nope_head_dim + mixer.qk_rope_head_dim
-        top_k = mixer.indexer.top_k if mixer.indexer is not None else 0
-        unfolded = mixer.qk_nope_head_dim + mixer.v_head_dim
-        return AttentionShape(
-            decode_flops=2.0 * heads * (latent + mixer.kv_lora_rank),
-            prefill_flops=2.0 * heads * (qk + mixer.v_head_dim),
-            kv_bytes=latent * kv_dtype.bytes,
-            query_bytes=2.0 * heads * (qk + mixer.v_head_dim),
-            expand_flops=2.0 * heads * mixer.kv_lora_rank * unfolded,
-            limit=top_k,
-            chunk=False,
-            streams=1.0,
-        )
-    kv_heads = max(1.0, mixer.num_kv_heads / tp)
-    v_dim = mixer.v_head_dim or mixer.head_dim
-    stored = mixer.head_dim if mixer.keys_are_values else mixer.head_dim + v_dim
-    flops = 2.0 * heads * (mixer.head_dim + v_dim) / mixer.kv_reduction
-    limits = [n for n in (mixer.window, mixer.chunk) if n]
-    if mixer.indexer is not None:
-        limits.append(mixer.indexer.top_k)
-    return AttentionShape(
-        decode_flops=flops,
-        prefill_flops=flops,
-        kv_bytes=kv_heads * stored * kv_dtype.bytes / mixer.kv_reduction,
-        query_bytes=2.0 * heads * (mixer.head_dim + v_dim),
-        expand_flops=0.0,
-        limit=min(limits, default=0),
-        chunk=mixer.chunk > 0 and mixer.window == 0,
-        streams=kv_heads,
-    )
-
-
-def indexer_shape(indexer: Indexer) -> AttentionShape:
-    """The scorer of sparse attention: every head meets every cached key; nothing is summed.
-
-    Indexers are not divided by tensor parallelism; their keys are cached in 8 bits.
-    """
-    flops = 2.0 * indexer.num_heads * indexer.head_dim / indexer.block_tokens
-    keys = indexer.num_key_heads * indexer.head_dim * DType.FP8.bytes / indexer.block_tokens
-    return AttentionShape(
-        decode_flops=flops,
-        prefill_flops=flops,
-        kv_bytes=keys,
-        query_bytes=2.0 * indexer.num_heads * indexer.head_dim,
-        expand_flops=0.0,
-        limit=0,
-        chunk=False,
-        streams=1.0,
-    )
-
-
-def _half_peak(device: Device) -> float:
+def half_peak(device: Device) -> float:
+    """FLOP/s of 16-bit matrix multiplies (of fp32 where nothing smaller is listed)."""
     peaks = device.peak_flops_per_s
     for dtype in (DType.BF16, DType.FP16, DType.FP32):
         if dtype in peaks:
@@ -113,17 +44,47 @@ def _half_peak(device: Device) -> float:
     return device.flops_per_s(DType.BF16)
 
 
+def visible_context(batch: float, context: Floats, shape: AttentionShape) -> Floats:
+    """Total tokens that ``batch`` decodes with ``context`` in all attend to."""
+    return np.minimum(context, batch * shape.limit) if shape.limit else context
+
+
 def decode_work(
-    batch: float, context: Floats, shape: AttentionShape, *, device: Device, rates: AttentionRates
+    batch: float | Floats,
+    visible: Floats,
+    shape: AttentionShape,
+    *,
+    device: Device,
+    rates: DecodeRates,
 ) -> Work:
-    """One new token for each of ``batch`` sequences, for an array of total contexts."""
-    visible = np.minimum(context, batch * shape.limit) if shape.limit else context
-    flops = visible * shape.decode_flops
-    moved = visible * shape.kv_bytes + batch * shape.query_bytes
-    compute_s = flops / (_half_peak(device) * rates.decode_compute_fraction)
-    memory_s = moved / (device.memory_bytes_per_s * rates.decode_memory_fraction)
-    time_s = rates.decode_launch_s + soft_maximum(compute_s, memory_s, rates.sharpness)
-    return Work(time_s, flops, moved, compute_s, memory_s, rates.decode_launch_s)
+    """One new token for each of ``batch`` sequences that see ``visible`` tokens in all."""
+    scale = latency_scale(device)
+    wide = shape.value_bytes > 1.5
+    tokens = visible * shape.streams / shape.tokens_per_entry
+    streams = batch * shape.streams
+    flops = tokens * shape.group * shape.pair_flops
+    moved = tokens * shape.stream_values * shape.value_bytes
+    queries = batch * shape.query_bytes
+    memory_fraction = np.where(wide, rates.memory_fraction, rates.memory_fraction_8bit)
+    compute_fraction = np.where(wide, rates.compute_fraction, rates.compute_fraction_8bit)
+    heads = (
+        shape.group
+        + rates.padding_heads
+        + rates.wide_penalty * np.maximum(0.0, shape.group - _WIDE_HEADS)
+    )
+    bandwidth = device.memory_bytes_per_s
+    memory_s = moved / (bandwidth * memory_fraction) + queries / (bandwidth * _STREAM_FRACTION)
+    compute_s = tokens * heads * shape.pair_flops / (half_peak(device) * compute_fraction)
+    core_s = (rates.stream_s + rates.head_s * shape.group) * streams * scale / device.num_cores
+    serial_s = rates.serial_s * scale * visible / batch * shape.stream_values / 256.0
+    p = rates.sharpness
+    top = np.maximum(np.maximum(memory_s, compute_s), np.maximum(core_s, 1e-30))
+    joint_s = top * ((memory_s / top) ** p + (compute_s / top) ** p + (core_s / top) ** p) ** (
+        1.0 / p
+    )
+    launch_s = rates.launch_s * scale
+    time_s = launch_s + joint_s + serial_s
+    return Work(time_s, flops, moved + queries, compute_s, memory_s, launch_s)
 
 
 def visible_pairs(new: int, cached: int, limit: int, chunk: bool = False) -> float:
@@ -145,19 +106,62 @@ def _chunk_pairs(tokens: int, chunk: int) -> float:
     return 0.5 * (whole * chunk * (chunk + 1) + rest * (rest + 1))
 
 
+class PrefillLine(NamedTuple):
+    """Prompt attention of one layer as a plane: seconds fixed, and per pair, new token, cached
+    token, and token of the longest span (tokens one block of queries sees)."""
+
+    fixed_s: float
+    pair_s: float
+    new_s: float
+    cached_s: float
+    span_s: float
+
+
+def prefill_line(shape: AttentionShape, *, device: Device, rates: PrefillRates) -> PrefillLine:
+    """The coefficients of prompt attention for one layer on one device."""
+    scale = latency_scale(device)
+    cores = device.num_cores
+    narrow = shape.narrow_math * (shape.value_bytes < 1.5)
+    gain = 1.0 + (rates.gain_8bit - 1.0) * narrow
+    peak = half_peak(device) * rates.compute_fraction * gain
+    matrix_s = shape.prefill_flops / peak * cores
+    exponential_s = rates.exponential_s * scale
+    p = rates.overlap
+    score_s = (matrix_s**p + exponential_s**p) ** (1.0 / p)
+    bandwidth = device.memory_bytes_per_s * _STREAM_FRACTION
+    heads_per_core = shape.heads / cores
+    pair_s = heads_per_core * score_s / shape.tokens_per_entry
+    new_s = (
+        heads_per_core * (rates.waste_tokens * score_s + rates.block_s * scale / _BLOCK)
+        + (shape.query_bytes + shape.prefill_kv_bytes) / bandwidth
+    )
+    cached_s = (
+        shape.expand_flops / (half_peak(device) * rates.compute_fraction)
+        + shape.prefill_kv_bytes / bandwidth
+    )
+    span_s = rates.imbalance * _BLOCK * score_s / shape.tokens_per_entry
+    return PrefillLine(rates.launch_s * scale, pair_s, new_s, cached_s, span_s)
+
+
 def prefill_work(
-    pairs: Floats,
-    new: Floats,
-    cached: Floats,
+    pairs: float | Floats,
+    new: float | Floats,
+    cached: float | Floats,
+    span: float | Floats,
     shape: AttentionShape,
     *,
     device: Device,
-    rates: AttentionRates,
+    rates: PrefillRates,
 ) -> Work:
-    """Prompt chunks of one step together: totals of visible pairs, new and cached tokens."""
-    flops = pairs * shape.prefill_flops + cached * shape.expand_flops
-    moved = (new + cached) * shape.kv_bytes + new * shape.query_bytes
-    compute_s = flops / (_half_peak(device) * rates.prefill_compute_fraction)
-    memory_s = moved / (device.memory_bytes_per_s * rates.prefill_memory_fraction)
-    time_s = rates.prefill_launch_s + compute_s + memory_s
-    return Work(time_s, flops, moved, compute_s, memory_s, rates.prefill_launch_s)
+    """Prompt chunks of one step together: totals of visible pairs, new and cached tokens.
+
+    ``span`` is the most tokens that one query of any chunk sees.
+    """
+    line = prefill_line(shape, device=device, rates=rates)
+    compute_s = np.asarray(line.pair_s * pairs + line.span_s * span)
+    memory_s = np.asarray(line.new_s * new + line.cached_s * cached)
+    flops = np.asarray(pairs * shape.heads * shape.prefill_flops + cached * shape.expand_flops)
+    moved = np.asarray((new + cached) * shape.prefill_kv_bytes + new * shape.query_bytes)
+    return Work(
+        line.fixed_s + compute_s + memory_s, flops, moved, compute_s, memory_s, line.fixed_s
+    )

@@ -1,10 +1,11 @@
 """Time of collective operations and point-to-point messages between devices.
 
-All-reduce in a node: launch + hops * latency + 2(n-1)/n * bytes / link rate (ring volume; small
-messages pay one exchange, as the one-shot kernels of serving engines do). Across nodes the
-reduction is hierarchical: in the node, across nodes on each device's share, in the node again.
-All-to-all and all-gather move (n-1)/n of the bytes of a rank. Leaves out congestion.
-Source: doi:10.1016/j.jpdc.2008.09.002 (bandwidth-optimal volumes); library/calibration.
+All-reduce in a node: small messages are read from every peer at once ((n-1) * bytes), larger ones
+reduced and gathered (2(n-1)/n * bytes, the ring volume); the faster is taken. Devices on a shared
+bus slow each other down. Across nodes the reduction is hierarchical: in the node, across nodes on
+each device's share, in the node again. All-gather, reduce-scatter and all-to-all move (n-1)/n of
+a rank's bytes. Leaves out congestion between groups.
+Source: doi:10.1016/j.jpdc.2008.09.002 (bandwidth-optimal volumes); library/calibration/kernels.
 """
 
 from typing import NamedTuple
@@ -17,6 +18,8 @@ from plimsoll.spec.errors import UnsupportedError
 from plimsoll.spec.hardware import Device, Link
 
 __all__ = ["Fabric", "all_reduce_work", "exchange_work", "fabric_of", "send_work"]
+
+_SHARED = ("pcie", "host")
 
 
 class Fabric(NamedTuple):
@@ -45,65 +48,79 @@ def fabric_of(device: Device, group: int, devices_per_node: int) -> Fabric:
     return Fabric(local, nodes, up if local > 1 else None, device.scale_out if nodes > 1 else None)
 
 
-def _leg(
-    moved: Floats, members: int, hops: float, link: Link, fraction: float, rates: CollectiveRates
-) -> tuple[Floats, float]:
-    share = (members - 1) / members
-    return moved * share / (link.bytes_per_s * fraction), hops * (rates.hop_s + link.latency_s)
+def _rate(link: Link, members: float | Floats, rates: CollectiveRates) -> float | Floats:
+    """Bytes/s one device can count on when ``members`` use the link at once."""
+    if link.kind in _SHARED:
+        return link.bytes_per_s / (members / 2.0) ** rates.contention
+    return link.bytes_per_s
 
 
-def all_reduce_work(message_bytes: Floats, fabric: Fabric, rates: CollectiveRates) -> Work:
-    """Sum of ``message_bytes`` held by every member, left with every member."""
+def _local_reduce_s(
+    message_bytes: Floats, members: float | Floats, link: Link, rates: CollectiveRates
+) -> Floats:
+    rate = _rate(link, members, rates)
+    one_shot_s = message_bytes * (members - 1) / (rate * rates.one_shot_fraction)
+    volume = message_bytes * 2 * (members - 1) / members
+    two_shot_s = rates.two_shot_s + volume / (rate * rates.two_shot_fraction)
+    return np.minimum(one_shot_s, two_shot_s)
+
+
+def all_reduce_work(
+    message_bytes: Floats,
+    fabric: Fabric,
+    rates: CollectiveRates,
+    *,
+    members: float | Floats | None = None,
+) -> Work:
+    """Sum of ``message_bytes`` held by every member, left with every member.
+
+    ``members`` overrides the devices in a node, for arrays of group sizes.
+    """
     zero = np.zeros_like(message_bytes)
-    if fabric.local * fabric.nodes == 1:
+    local = fabric.local if members is None else members
+    if fabric.scale_up is None and fabric.scale_out is None:
         return Work(zero, zero, zero, zero, zero, 0.0)
     link_s, fixed_s = zero, rates.launch_s
     if fabric.scale_up is not None:
-        wire, hops = _leg(
-            2 * message_bytes, fabric.local, 1, fabric.scale_up, rates.link_fraction, rates
-        )
-        link_s, fixed_s = link_s + wire, fixed_s + hops
+        link_s = link_s + rates.member_s * (local - 1)
+        link_s = link_s + _local_reduce_s(message_bytes, local, fabric.scale_up, rates)
     if fabric.scale_out is not None:
-        wire, hops = _leg(
-            2 * message_bytes / fabric.local,
-            fabric.nodes,
-            2 * (fabric.nodes - 1),
-            fabric.scale_out,
-            rates.scale_out_fraction,
-            rates,
-        )
-        link_s, fixed_s = link_s + wire, fixed_s + hops
+        share = (fabric.nodes - 1) / fabric.nodes
+        rate = fabric.scale_out.bytes_per_s * rates.scale_out_fraction
+        link_s = link_s + 2 * message_bytes / fabric.local * share / rate
+        fixed_s += 2 * (fabric.nodes - 1) * fabric.scale_out.latency_s + rates.exchange_launch_s
     return Work(fixed_s + link_s, zero, message_bytes, zero, link_s, fixed_s)
 
 
-def exchange_work(rank_bytes: Floats, fabric: Fabric, rates: CollectiveRates) -> Work:
+def exchange_work(
+    rank_bytes: Floats,
+    fabric: Fabric,
+    rates: CollectiveRates,
+    *,
+    members: float | Floats | None = None,
+) -> Work:
     """All-to-all, all-gather or reduce-scatter of ``rank_bytes`` held by a rank in all."""
     zero = np.zeros_like(rank_bytes)
-    members = fabric.local * fabric.nodes
-    if members == 1:
+    if fabric.scale_up is None and fabric.scale_out is None:
         return Work(zero, zero, zero, zero, zero, 0.0)
-    link_s, fixed_s = zero, rates.launch_s
+    local = fabric.local if members is None else members
+    total = local * fabric.nodes
+    link_s, fixed_s = zero, rates.exchange_launch_s
     if fabric.scale_up is not None:
-        wire, hops = _leg(
-            rank_bytes * fabric.local / members * 1.0,
-            fabric.local,
-            1,
-            fabric.scale_up,
-            rates.link_fraction,
-            rates,
-        )
-        link_s, fixed_s = link_s + wire, fixed_s + hops
+        rate = _rate(fabric.scale_up, local, rates) * rates.exchange_fraction
+        link_s = link_s + rank_bytes * (local - 1) / total / rate
+        link_s = link_s + rates.exchange_member_s * (local - 1)
     if fabric.scale_out is not None:
-        wire, hops = _leg(
-            rank_bytes, fabric.nodes, 1, fabric.scale_out, rates.scale_out_fraction, rates
-        )
-        link_s, fixed_s = np.maximum(link_s, wire), fixed_s + hops
+        share = (fabric.nodes - 1) / fabric.nodes
+        rate_out = fabric.scale_out.bytes_per_s * rates.scale_out_fraction
+        link_s = np.maximum(link_s, rank_bytes * share / rate_out)
+        fixed_s += fabric.scale_out.latency_s * (fabric.nodes - 1)
     return Work(fixed_s + link_s, zero, rank_bytes, zero, link_s, fixed_s)
 
 
 def send_work(message_bytes: Floats, link: Link, rates: CollectiveRates) -> Work:
     """One message from one device to another over ``link``."""
     zero = np.zeros_like(message_bytes)
-    link_s = message_bytes / (link.bytes_per_s * rates.link_fraction)
+    link_s = message_bytes / (link.bytes_per_s * rates.exchange_fraction)
     fixed_s = rates.launch_s + link.latency_s
     return Work(fixed_s + link_s, zero, message_bytes, zero, link_s, fixed_s)

@@ -1,14 +1,16 @@
 """Coefficients of the operator model by device class, and where each came from.
 
 A class is a device family (ampere, ada, hopper, blackwell). Families with kernel measurements
-have their own fitted coefficients; every other device takes the pooled ones, which were fitted on
-all families at once, and answers that use them say ``modeled``. A device whose own kernels were
-measured says ``calibrated``.
+have coefficients of their own. Other families share a fit: ``synchronous`` for devices whose
+matrix units stall the threads that feed them (volta, rtx-class), ``pooled`` for all the rest.
+Attention, experts and quantization differ between engines, so those are kept per engine. A
+device whose own kernels were measured is ``calibrated``; all others are ``modeled``.
+Fixed latencies are at a clock of 1.8 GHz and scale with the device's.
 Source: library/calibration/*.yaml, written by scripts/calibrate_kernels.py.
 """
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from typing import Annotated, ClassVar, Literal
 
@@ -20,75 +22,142 @@ from plimsoll.spec.hardware import Device
 from plimsoll.spec.io import PLAIN, from_data
 
 __all__ = [
-    "AttentionRates",
     "Calibration",
     "CollectiveRates",
+    "DecodeRates",
     "ElementwiseRates",
+    "FitError",
     "GemmRates",
     "MoeRates",
+    "PrefillRates",
     "StateRates",
     "calibration_for",
+    "latency_scale",
 ]
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+_REFERENCE_CLOCK_HZ = 1.8e9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GemmRates:
-    """Dense multiplies: reachable share of peak by format, share of bandwidth, fixed latency."""
+    """Dense multiplies.
+
+    ``sharpness`` is the p of the soft corner; ``rounding_fraction`` how much of a last, partly
+    filled wave of tiles is paid; ``wave_s`` the fixed part of a wave. Formats below 16 bits pay
+    to quantize activations: ``quantize_s`` by engine and format, plus traffic at
+    ``quantize_memory_fraction`` of bandwidth.
+    """
 
     __pydantic_config__: ClassVar = PLAIN
     launch_s: NotNegative
-    compute_fraction: dict[DType, Positive]
     memory_fraction: Positive
     sharpness: Positive
+    rounding_fraction: Fraction
+    wave_s: NotNegative
+    quantize_memory_fraction: Positive
+    compute_fraction: dict[DType, Positive]
+    quantize_s: dict[str, dict[DType, NotNegative]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AttentionRates:
-    """Attention: shares of peak and bandwidth, and latency of a launch, by phase."""
+class PrefillRates:
+    """Prompt attention: matrix work beside exponentials, blocks of queries, the longest block.
 
-    __pydantic_config__: ClassVar = PLAIN
-    prefill_launch_s: NotNegative
-    prefill_compute_fraction: Positive
-    prefill_memory_fraction: Positive
-    decode_launch_s: NotNegative
-    decode_compute_fraction: Positive
-    decode_memory_fraction: Positive
-    sharpness: Positive
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MoeRates:
-    """Grouped multiplies over experts."""
+    ``exponential_s`` is of one score on one core, ``block_s`` of one block of 128 queries;
+    ``overlap`` is the p that joins matrix work and exponentials; ``imbalance`` the share of the
+    longest block that stands alone; ``waste_tokens`` keys of each query read in vain.
+    """
 
     __pydantic_config__: ClassVar = PLAIN
     launch_s: NotNegative
     compute_fraction: Positive
+    gain_8bit: Positive
+    exponential_s: NotNegative
+    block_s: NotNegative
+    imbalance: NotNegative
+    overlap: Positive
+    waste_tokens: NotNegative
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodeRates:
+    """Decode attention: traffic, arithmetic over padded heads, and work per stream.
+
+    A stream is one KV head of one sequence. ``padding_heads`` are added to the query heads of a
+    stream; heads over 32 cost ``wide_penalty`` more each; ``stream_s`` and ``head_s`` occupy
+    one core; ``serial_s`` is the part of a token of 128 values that no split hides.
+    """
+
+    __pydantic_config__: ClassVar = PLAIN
+    launch_s: NotNegative
     memory_fraction: Positive
+    memory_fraction_8bit: Positive
+    compute_fraction: Positive
+    compute_fraction_8bit: Positive
+    padding_heads: NotNegative
+    wide_penalty: NotNegative
     sharpness: Positive
+    stream_s: NotNegative
+    head_s: NotNegative
+    serial_s: NotNegative
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MoeRates:
+    """Grouped multiplies over experts.
+
+    ``tile_tokens`` are added to each expert that is hit; ``wave_s`` is the fixed part of a wave
+    of tiles. ``hit_factor`` corrects the number of experts hit, ``skew_power`` the busiest
+    device's share. ``compute_fraction`` by weight format; formats expanded before the multiply
+    have their own entry in ``expanded_fraction``.
+    """
+
+    __pydantic_config__: ClassVar = PLAIN
+    launch_s: NotNegative
+    memory_fraction: Positive
+    tile_tokens: NotNegative
+    wave_s: NotNegative
+    hit_factor: Positive
+    skew_power: NotNegative
+    compute_fraction: dict[DType, Positive]
+    expanded_fraction: Positive
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollectiveRates:
-    """Messages between devices: share of the link's rate, latency of a call and of a hop."""
+    """Messages between devices.
+
+    Small all-reduces read every peer's copy (one shot), larger ones reduce and gather (two
+    shots). ``contention`` is the power of half the group by which devices on a shared bus slow
+    each other down. ``exchange_*`` are of all-gather, reduce-scatter and all-to-all.
+    """
 
     __pydantic_config__: ClassVar = PLAIN
     launch_s: NotNegative
-    hop_s: NotNegative
-    link_fraction: Positive
+    member_s: NotNegative
+    one_shot_fraction: Positive
+    two_shot_s: NotNegative
+    two_shot_fraction: Positive
+    contention: NotNegative
+    exchange_launch_s: NotNegative
+    exchange_member_s: NotNegative
+    exchange_fraction: Positive
     scale_out_fraction: Positive
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateRates:
-    """Linear attention and state space: shares of peak and bandwidth, latency of a layer."""
+    """Linear attention and state space, by phase."""
 
     __pydantic_config__: ClassVar = PLAIN
-    launch_s: NotNegative
-    compute_fraction: Positive
-    memory_fraction: Positive
+    decode_launch_s: NotNegative
+    decode_memory_fraction: Positive
+    prefill_launch_s: NotNegative
+    prefill_compute_fraction: Positive
+    prefill_memory_fraction: Positive
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,40 +170,74 @@ class ElementwiseRates:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FitError:
+    """Median absolute relative error over shapes of 20 microseconds and more.
+
+    ``left_out`` is of devices whose data took no part in the fit; 0 rows: not measured.
+    """
+
+    __pydantic_config__: ClassVar = PLAIN
+    num_rows: int
+    in_sample: NotNegative
+    left_out: NotNegative
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
     """All coefficients of one device class; ``devices`` are those whose kernels were measured."""
 
     __pydantic_config__: ClassVar = PLAIN
     FORMAT_VERSION: ClassVar[int] = 1
     format_version: Literal[1] = 1
-    family: str
+    name: str
+    families: tuple[str, ...]
     devices: tuple[str, ...]
     gemm: GemmRates
-    attention: AttentionRates
-    moe: MoeRates
+    prefill: dict[str, PrefillRates]
+    decode: dict[str, DecodeRates]
+    latent_prefill: dict[str, PrefillRates]
+    latent_decode: dict[str, DecodeRates]
+    moe: dict[str, MoeRates]
     collective: CollectiveRates
     state: StateRates
     elementwise: ElementwiseRates
+    errors: dict[str, FitError]
     source: str
     as_of: str
 
     def origin_for(self, device: Device) -> Literal["calibrated", "modeled"]:
         """``calibrated`` if this very device was measured, else ``modeled``."""
-        names = {device.name.lower(), *(alias.lower() for alias in device.aliases)}
-        return "calibrated" if names & set(self.devices) else "modeled"
+        return "calibrated" if device.name in self.devices else "modeled"
 
 
 @functools.cache
-def _load(family: str) -> Calibration | None:
-    file = resources.files("plimsoll.library") / "calibration" / f"{family}.yaml"
-    if not file.is_file():
-        return None
-    data = yaml.safe_load(file.read_text(encoding="utf-8"))
-    return from_data(Calibration, data, where=f"library/calibration/{family}.yaml")
+def _classes() -> tuple[Calibration, ...]:
+    folder = resources.files("plimsoll.library") / "calibration" / "kernels"
+    found = []
+    for file in sorted(folder.iterdir(), key=lambda f: f.name):
+        if file.name.endswith(".yaml"):
+            data = yaml.safe_load(file.read_text(encoding="utf-8"))
+            found.append(from_data(Calibration, data, where=f"library/calibration/{file.name}"))
+    return tuple(found)
+
+
+@functools.cache
+def _by_family(family: str) -> Calibration:
+    pooled = None
+    for calibration in _classes():
+        if family in calibration.families:
+            return calibration
+        if not calibration.families:
+            pooled = calibration
+    assert pooled is not None, "the pooled calibration is part of the package"
+    return pooled
 
 
 def calibration_for(device: Device) -> Calibration:
-    """The coefficients of the device's family, or the pooled ones if none was measured."""
-    found = _load(device.family) or _load("pooled")
-    assert found is not None, "the pooled calibration file is part of the package"
-    return found
+    """The coefficients of the device's family, or of its class if the family was not measured."""
+    return _by_family(device.family)
+
+
+def latency_scale(device: Device) -> float:
+    """Fixed latencies of this device over those at the reference clock."""
+    return _REFERENCE_CLOCK_HZ / device.clock_hz if device.clock_hz else 1.0

@@ -7,7 +7,7 @@ Source: library/calibration.
 
 import numpy as np
 
-from plimsoll.cost.efficiency import ElementwiseRates
+from plimsoll.cost.efficiency import ElementwiseRates, latency_scale
 from plimsoll.cost.roofline import Floats, Work
 from plimsoll.spec.hardware import Device
 
@@ -21,4 +21,5 @@ def elementwise_work(
     moved = tokens * bytes_per_token
     memory_s = moved / (device.memory_bytes_per_s * rates.memory_fraction)
     zero = np.zeros_like(moved)
-    return Work(rates.launch_s + memory_s, zero, moved, zero, memory_s, rates.launch_s)
+    fixed_s = rates.launch_s * latency_scale(device)
+    return Work(fixed_s + memory_s, zero, moved, zero, memory_s, fixed_s)

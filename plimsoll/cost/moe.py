@@ -1,70 +1,89 @@
 """Time of a mixture-of-experts layer on one device: a grouped multiply over the experts it holds.
 
-Tokens meet ``top_k`` of all experts; a device holds some experts and a slice of each one's width.
-Weights of every expert that is hit are read once: of E experts, T tokens with k choices each hit
-E * (1 - (1 - k/E)^T) on average. Uneven routing makes the busiest device do ``skew`` times the
-mean. Leaves out capacity drops and the exchange of tokens (see collectives).
-Source: arXiv 2401.04088; library/calibration.
+Weights of every expert that is hit are read once; each hit expert's rows are filled up to a tile;
+the two multiplies and their traffic add up, and every wave of tiles has a fixed cost. The busiest
+device sets the time. Leaves out capacity drops and the exchange of tokens (see collectives).
+Source: arXiv 2401.04088; coefficients in library/calibration/kernels.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 
-from plimsoll.cost.efficiency import MoeRates
+from plimsoll.cost.efficiency import MoeRates, latency_scale
 from plimsoll.cost.gemm import Multiply
-from plimsoll.cost.roofline import Floats, Work, soft_maximum
+from plimsoll.cost.roofline import Floats, Work
+from plimsoll.cost.routing import ExpertLoad, expert_load
 from plimsoll.spec.hardware import Device
 from plimsoll.spec.model import MoeFfn
 
-__all__ = ["MoeShape", "experts_hit", "moe_shape", "moe_work"]
+__all__ = ["MoeShape", "grouped_work", "moe_shape", "moe_work"]
 
 
 class MoeShape(NamedTuple):
-    """The routed experts as one device sees them."""
+    """The routed experts as one device sees them: input width, inner width held, matrices."""
 
-    width: int
-    """Input and output width of an expert."""
-    inner: float
-    """Inner width a device holds of each expert."""
-    matrices: int
-    num_experts: int
-    local_experts: float
-    top_k: int
-    skew: float
+    width: float | Floats
+    inner: float | Floats
+    matrices: float | Floats
+    num_experts: float
+    top_k: float
+    groups: float
+    exponent: float
 
 
-def moe_shape(ffn: MoeFfn, hidden: int, *, ep: int, moe_tp: int, skew: float) -> MoeShape:
+def moe_shape(ffn: MoeFfn, hidden: int, *, ep: int, moe_tp: int, exponent: float) -> MoeShape:
     """Experts spread over ``ep`` devices by expert and ``moe_tp`` by width."""
     return MoeShape(
-        width=ffn.latent_dim or hidden,
+        width=float(ffn.latent_dim or hidden),
         inner=max(1.0, ffn.intermediate / moe_tp),
-        matrices=3 if ffn.gated else 2,
-        num_experts=ffn.num_experts,
-        local_experts=max(1.0, ffn.num_experts / ep),
-        top_k=ffn.top_k,
-        skew=skew if ep > 1 else 1.0,
+        matrices=3.0 if ffn.gated else 2.0,
+        num_experts=float(ffn.num_experts),
+        top_k=float(ffn.top_k),
+        groups=float(ep),
+        exponent=exponent,
     )
 
 
-def experts_hit(tokens: Floats, shape: MoeShape) -> Floats:
-    """Mean number of the device's experts that at least one of ``tokens`` chooses."""
-    missed = 1.0 - min(1.0, shape.top_k / shape.num_experts)
-    hit: Floats = shape.local_experts * (1.0 - missed**tokens)
-    return hit
+def grouped_work(
+    load: ExpertLoad, shape: MoeShape, *, how: Multiply, device: Device, rates: MoeRates
+) -> Work:
+    """Work of the experts for a load already known."""
+    pairs = load.pairs
+    hit = np.minimum(load.experts_hit * rates.hit_factor, pairs)
+    values = shape.matrices * shape.width * shape.inner
+    flops = 2.0 * pairs * values
+    paid_rows = pairs + hit * rates.tile_tokens
+    fraction = (
+        rates.expanded_fraction
+        if how.expanded
+        else rates.compute_fraction.get(how.weight) or rates.compute_fraction[how.math]
+    )
+    compute_s = 2.0 * paid_rows * values / (device.flops_per_s(how.math) * fraction)
+    moved = hit * values * how.weight_bytes + pairs * (
+        shape.width * (how.activation_bytes + 2.0) + shape.inner * (4.0 + how.activation_bytes)
+    )
+    memory_s = moved / (device.memory_bytes_per_s * rates.memory_fraction)
+    scale = latency_scale(device)
+    tiles = np.maximum(hit, pairs / 128.0) * (2.0 * shape.inner + shape.width) / 128.0
+    waves_s = rates.wave_s * scale * np.maximum(1.0, tiles / device.num_cores)
+    fixed_s = rates.launch_s * scale
+    time_s = fixed_s + waves_s + compute_s + memory_s
+    return Work(time_s, flops, moved, compute_s, memory_s, fixed_s)
 
 
 def moe_work(
     tokens: Floats, shape: MoeShape, *, how: Multiply, device: Device, rates: MoeRates
 ) -> Work:
     """Work of the routed experts for an array of ``tokens`` (of the whole expert group)."""
-    expert_values = shape.matrices * shape.width * shape.inner
-    share = shape.local_experts / shape.num_experts
-    pairs = tokens * shape.top_k * share * shape.skew
-    flops = 2.0 * pairs * expert_values
-    weights = experts_hit(tokens, shape) * expert_values * how.weight_bytes
-    moved = weights + pairs * (2 * shape.width + 2 * shape.inner) * 2.0
-    compute_s = flops / (device.flops_per_s(how.math) * rates.compute_fraction)
-    memory_s = moved / (device.memory_bytes_per_s * rates.memory_fraction)
-    time_s = rates.launch_s + soft_maximum(compute_s, memory_s, rates.sharpness)
-    return Work(np.asarray(time_s), flops, moved, compute_s, memory_s, rates.launch_s)
+    load = expert_load(
+        tokens,
+        num_experts=shape.num_experts,
+        top_k=shape.top_k,
+        groups=shape.groups,
+        exponent=shape.exponent,
+    )
+    mean = tokens * shape.top_k / shape.groups
+    busiest = load.pairs / np.maximum(mean, 1e-12)
+    skewed = load._replace(pairs=mean * busiest**rates.skew_power)
+    return grouped_work(skewed, shape, how=how, device=device, rates=rates)

@@ -15,25 +15,21 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from plimsoll.cost.attention import (
-    AttentionShape,
-    attention_shape,
+    PrefillLine,
     decode_work,
-    indexer_shape,
+    prefill_line,
     prefill_work,
+    visible_context,
 )
+from plimsoll.cost.attention_shape import AttentionShape, attention_shapes, indexer_shape
 from plimsoll.cost.collectives import all_reduce_work, exchange_work, fabric_of, send_work
-from plimsoll.cost.efficiency import Calibration
+from plimsoll.cost.efficiency import Calibration, DecodeRates, PrefillRates
 from plimsoll.cost.elementwise import elementwise_work
 from plimsoll.cost.gemm import Multiply, gemm_work, multiply_format
 from plimsoll.cost.host import EngineProfile
 from plimsoll.cost.moe import moe_shape, moe_work
 from plimsoll.cost.roofline import Floats, Work
-from plimsoll.cost.state_space import (
-    StateShape,
-    state_decode_work,
-    state_prefill_work,
-    state_shape,
-)
+from plimsoll.cost.state_space import state_decode_work, state_prefill_work, state_shape
 from plimsoll.spec.dtype import DType
 from plimsoll.spec.hardware import Device
 from plimsoll.spec.model import (
@@ -65,7 +61,7 @@ class Setting(NamedTuple):
     devices_per_node: int
     calibration: Calibration
     engine: EngineProfile
-    skew: float
+    routing_exponent: float
 
 
 class TokenOp(NamedTuple):
@@ -84,21 +80,21 @@ class DecodeOp(NamedTuple):
     name: str
     times: float
     work: Callable[[float, Floats], Work]
-    kv_bytes: float
-    """Bytes a cached token holds in one such layer of this device (0: fixed-size state)."""
 
 
 class PrefillOp(NamedTuple):
-    """Follows prompt chunks: totals of visible pairs, new and cached tokens.
+    """Follows prompt chunks: totals of visible pairs, new and cached tokens, longest span.
 
-    ``limit`` and ``chunk`` say what a token sees; see ``attention.visible_pairs``.
+    ``limit`` and ``chunk`` say what a token sees; see ``attention.visible_pairs``. ``line``
+    gives the same time as ``work``.
     """
 
     name: str
     times: float
     limit: int
     chunk: bool
-    work: Callable[[Floats, Floats, Floats], Work]
+    line: PrefillLine
+    work: Callable[[float, float, float, float], Work]
 
 
 class StepProgram(NamedTuple):
@@ -136,10 +132,10 @@ def _weight(setting: Setting, part: str) -> Multiply:
 def _gemm(
     name: str, count: float, n: float, k: float, how: Multiply, setting: Setting, scope: Scope
 ) -> TokenOp:
-    device, rates = setting.device, setting.calibration.gemm
+    device, rates, engine = setting.device, setting.calibration.gemm, setting.engine.name
 
     def work(tokens: Floats) -> Work:
-        return gemm_work(tokens, n, k, how=how, device=device, rates=rates)
+        return gemm_work(tokens, n, k, how=how, device=device, rates=rates, engine=engine)
 
     return TokenOp(name, count, scope, work)
 
@@ -263,15 +259,17 @@ def _moe(ffn: MoeFfn, count: float, setting: Setting) -> Iterator[TokenOp]:
         yield from _dense("ffn", count, ffn.dense_intermediate, ffn.gated, how, setting)
     if ffn.latent_dim:
         yield _gemm("experts", count * 2, ffn.latent_dim, hidden, plain, setting, "rank")
-    shape = moe_shape(ffn, hidden, ep=parallel.ep, moe_tp=parallel.moe_tp, skew=setting.skew)
-    how, rates = _weight(setting, "experts"), setting.calibration.moe
+    shape = moe_shape(
+        ffn, hidden, ep=parallel.ep, moe_tp=parallel.moe_tp, exponent=setting.routing_exponent
+    )
+    how, rates = _weight(setting, "experts"), setting.calibration.moe[setting.engine.name]
 
     def work(tokens: Floats) -> Work:
         return moe_work(tokens, shape, how=how, device=device, rates=rates)
 
     yield TokenOp("experts", count, "replica", work)
     if parallel.attention_dp > 1:
-        yield from _expert_exchange(ffn, shape.width, count, how, setting)
+        yield from _expert_exchange(ffn, ffn.latent_dim or hidden, count, how, setting)
 
 
 def _expert_exchange(
@@ -316,54 +314,70 @@ def _ends(setting: Setting) -> Iterator[TokenOp]:
 
 
 def _attention_parts(
-    mixer: Attention | LatentAttention, count: float, setting: Setting
-) -> Iterator[tuple[str, float, AttentionShape]]:
-    shape = attention_shape(mixer, tp=setting.parallel.tp, kv_dtype=setting.kv_dtype)
-    yield "attention", count, shape
+    mixer: Attention | LatentAttention, setting: Setting
+) -> Iterator[tuple[str, AttentionShape, DecodeRates, PrefillRates]]:
+    calibration, engine = setting.calibration, setting.engine.name
+    plain = calibration.decode[engine], calibration.prefill[engine]
+    own = plain
+    if isinstance(mixer, LatentAttention):
+        own = calibration.latent_decode[engine], calibration.latent_prefill[engine]
+    for shape in attention_shapes(mixer, tp=setting.parallel.tp, kv_dtype=setting.kv_dtype):
+        yield ("attention", shape, *own)
     if mixer.indexer is not None and not mixer.indexer.shared:
-        yield "indexer-scores", count, indexer_shape(mixer.indexer)
+        yield ("indexer-scores", indexer_shape(mixer.indexer), *plain)
 
 
-def _mixer_decodes(mixer: Mixer, count: float, setting: Setting) -> Iterator[DecodeOp]:
-    device, calibration = setting.device, setting.calibration
+def _mixer_decodes(mixer: Mixer, times: float, setting: Setting) -> Iterator[DecodeOp]:
+    device = setting.device
     if isinstance(mixer, Attention | LatentAttention):
-        for name, times, shape in _attention_parts(mixer, count, setting):
+        for name, shape, rates, _ in _attention_parts(mixer, setting):
 
-            def attend(batch: float, context: Floats, shape: AttentionShape = shape) -> Work:
-                return decode_work(
-                    batch, context, shape, device=device, rates=calibration.attention
-                )
+            def attend(
+                batch: float,
+                context: Floats,
+                shape: AttentionShape = shape,
+                rates: DecodeRates = rates,
+            ) -> Work:
+                visible = visible_context(batch, context, shape)
+                return decode_work(batch, visible, shape, device=device, rates=rates)
 
-            shared = isinstance(mixer, Attention) and mixer.kv_from_layer_below
-            yield DecodeOp(f"{name}-decode", times, attend, 0.0 if shared else shape.kv_bytes)
+            yield DecodeOp(f"{name}-decode", times, attend)
     elif isinstance(mixer, LinearAttention | StateSpace):
         state = state_shape(mixer, tp=setting.parallel.tp)
+        state_rates = setting.calibration.state
 
         def advance(batch: float, context: Floats) -> Work:
             return state_decode_work(
-                np.full_like(context, batch), state, device=device, rates=calibration.state
+                np.full_like(context, batch), state, device=device, rates=state_rates
             )
 
-        yield DecodeOp("state-decode", count, advance, 0.0)
+        yield DecodeOp("state-decode", times, advance)
 
 
-def _mixer_prefills(mixer: Mixer, count: float, setting: Setting) -> Iterator[PrefillOp]:
-    device, calibration = setting.device, setting.calibration
+def _mixer_prefills(mixer: Mixer, times: float, setting: Setting) -> Iterator[PrefillOp]:
+    device = setting.device
     if isinstance(mixer, Attention | LatentAttention):
-        for name, times, shape in _attention_parts(mixer, count, setting):
+        for name, shape, _, rates in _attention_parts(mixer, setting):
 
             def attend(
-                pairs: Floats, new: Floats, cached: Floats, shape: AttentionShape = shape
+                pairs: float,
+                new: float,
+                cached: float,
+                span: float,
+                shape: AttentionShape = shape,
+                rates: PrefillRates = rates,
             ) -> Work:
-                return prefill_work(
-                    pairs, new, cached, shape, device=device, rates=calibration.attention
-                )
+                return prefill_work(pairs, new, cached, span, shape, device=device, rates=rates)
 
-            yield PrefillOp(f"{name}-prefill", times, shape.limit, shape.chunk, attend)
+            line = prefill_line(shape, device=device, rates=rates)
+            yield PrefillOp(f"{name}-prefill", times, shape.limit, shape.chunk, line, attend)
     elif isinstance(mixer, LinearAttention | StateSpace):
-        state: StateShape = state_shape(mixer, tp=setting.parallel.tp)
+        state = state_shape(mixer, tp=setting.parallel.tp)
+        state_rates = setting.calibration.state
 
-        def scan(pairs: Floats, new: Floats, cached: Floats) -> Work:
-            return state_prefill_work(new, state, device=device, rates=calibration.state)
+        def scan(pairs: float, new: float, cached: float, span: float) -> Work:
+            return state_prefill_work(np.asarray(new), state, device=device, rates=state_rates)
 
-        yield PrefillOp("state-prefill", count, 1, False, scan)
+        fixed_s, token_s = float(scan(0, 0, 0, 0).time_s), float(scan(0, 1e6, 0, 0).time_s)
+        line = PrefillLine(fixed_s, 0.0, (token_s - fixed_s) / 1e6, 0.0, 0.0)
+        yield PrefillOp("state-prefill", times, 1, False, line, scan)

@@ -10,7 +10,7 @@ Leaves out vision towers and speculation. Source: ``cost/operators.py``; coeffic
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -19,8 +19,8 @@ from plimsoll.cost.attention import visible_pairs
 from plimsoll.cost.efficiency import calibration_for
 from plimsoll.cost.host import engine_profile
 from plimsoll.cost.kv import kv_bytes
-from plimsoll.cost.operators import Setting, step_program
-from plimsoll.cost.roofline import Floats, OpCost, Work, op_cost
+from plimsoll.cost.operators import PrefillOp, Setting, step_program
+from plimsoll.cost.roofline import Floats, OpCost, op_cost
 from plimsoll.cost.transfer import kv_transfer_s, swap_s
 from plimsoll.spec.dtype import DType
 from plimsoll.spec.hardware import Device
@@ -31,7 +31,9 @@ __all__ = ["ReplicaClock", "replica_clock"]
 
 Chunks = Sequence[tuple[int, int]]
 _FOREVER = 2**62
-_EXACT_TOKENS = 512
+_EXACT_TOKENS = 1024
+_EDGE_TOKENS = 8192
+_TILE_TOKENS = 64
 _GRID_RATIO = 1.02
 _KNOT_RATIO = 1.15
 _MOST_TOKENS = 2**21
@@ -47,13 +49,13 @@ def replica_clock(
     kv_dtype: DType | None = None,
     engine: str = "vllm",
     num_devices_per_node: int | None = None,
-    routing_skew: float = 1.2,
+    routing_exponent: float = 0.0,
 ) -> "ReplicaClock":
     """The clock of one replica of ``model`` cut up by ``parallel`` on ``device``.
 
     ``weight_dtype`` / ``kv_dtype`` None: as the model says. ``num_devices_per_node`` None: as
-    the device says; groups larger than a node use the scale-out link. ``routing_skew`` is the
-    load of the busiest expert device over the mean.
+    the device says; groups larger than a node use the scale-out link. ``routing_exponent``
+    is the power law of expert loads, 0 for uniform routing (see ``cost/routing.py``).
 
     Raises:
         UnsupportedError: the device has no rate for a needed format, or no needed link.
@@ -67,7 +69,7 @@ def replica_clock(
         devices_per_node=num_devices_per_node or device.devices_per_node,
         calibration=calibration_for(device),
         engine=engine_profile(engine),
-        skew=routing_skew,
+        routing_exponent=routing_exponent,
     )
     return ReplicaClock(setting)
 
@@ -95,7 +97,7 @@ class ReplicaClock:
         self._sampled_memo: dict[int, float] = {}
         self._lines: dict[int, tuple[list[int], list[float], list[float], list[float]]] = {}
         self._prefills = tuple(
-            (op.times, op.limit, op.chunk, *_plane(op.work)) for op in self._program.prefills
+            (op.times, op.limit, op.chunk, op.line) for op in self._program.prefills
         )
 
     def step_s(self, chunks: Chunks, num_decodes: int, decode_context: int) -> float:
@@ -132,20 +134,25 @@ class ReplicaClock:
             )
             i = bisect_left(limits, decode_context)
             total += attention[i] + slopes[i] * decode_context
-        for count, limit, chunk, fixed, per_pair, per_new, per_cached in self._prefills:
-            work, most = 0.0, 0.0
+        for times, limit, chunk, line in self._prefills:
+            fixed, per_pair, per_new, per_cached, per_span = line
+            work, most, longest = 0.0, 0.0, 0
             for new, cached in chunks:
-                pairs = (
-                    visible_pairs(new, cached, limit, chunk)
-                    if limit
-                    else new * (cached + 0.5 * (new + 1))
-                )
+                span = new + cached
+                pairs = new * (cached + 0.5 * (new + 1))
+                if limit and span > limit:
+                    pairs = visible_pairs(new, cached, limit, chunk)
+                    span = limit
+                if span > longest:
+                    longest = span
                 one = per_pair * pairs + per_new * new + per_cached * cached
                 work += one
                 if one > most:
                     most = one
             work *= share
-            total += count * (fixed + (work if work > most else most))
+            if most > work:
+                work = most
+            total += times * (fixed + work + per_span * longest)
         return total
 
     def decode_line(self, num_decodes: int, decode_context: int) -> tuple[float, float, int]:
@@ -181,19 +188,25 @@ class ReplicaClock:
                 work = decode.work(float(batch), np.asarray(context))
                 found.append(op_cost(decode.name, work, count=decode.times))
         for prefill in self._program.prefills if chunks else ():
-            sums = np.zeros(3)
-            most = np.zeros(3)
-            for new, cached in chunks:
-                pairs = visible_pairs(new, cached, prefill.limit, prefill.chunk)
-                one = np.array([pairs, new, cached], dtype=float)
-                sums += one
-                most = max(most, one, key=lambda v: float(prefill.work(*v).time_s))
-            busiest = max(sums / self._ranks, most, key=lambda v: float(prefill.work(*v).time_s))
-            work = prefill.work(*(np.asarray(v) for v in busiest))
-            found.append(op_cost(prefill.name, work, count=prefill.times))
+            found.append(self._prefill_cost(prefill, chunks))
         host_s = self._host_s + self._sequence_s * (-(-sequences // self._ranks))
         found.append(OpCost(name="host", time_s=host_s, flops=0.0, bytes=0.0, bound="launch"))
         return tuple(found)
+
+    def _prefill_cost(self, op: PrefillOp, chunks: Chunks) -> OpCost:
+        """The busiest rank's share of all chunks, or its largest chunk if that is more."""
+        parts = [
+            (visible_pairs(fresh, before, op.limit, op.chunk), float(fresh), float(before))
+            for fresh, before in chunks
+        ]
+        sums = [sum(column) / self._ranks for column in zip(*parts, strict=True)]
+        longest = max(fresh + before for fresh, before in chunks)
+        span = float(min(longest, op.limit) if op.limit else longest)
+        even = (sums[0], sums[1], sums[2])
+        busiest = max(
+            (even, *parts), key=lambda part: float(op.work(part[0], part[1], part[2], 0.0).time_s)
+        )
+        return op_cost(op.name, op.work(busiest[0], busiest[1], busiest[2], span), count=op.times)
 
     def step_parts(self, chunks: Chunks, num_decodes: int, decode_context: int) -> dict[str, float]:
         """Seconds of a step by operator name; they sum to the exact step time."""
@@ -268,23 +281,14 @@ class ReplicaClock:
         return line
 
 
-def _plane(
-    work: Callable[[Floats, Floats, Floats], Work],
-) -> tuple[float, float, float, float]:
-    """(fixed, per pair, per new token, per cached token) seconds of prompt attention."""
-    at = [
-        float(work(*(np.asarray(float(x)) for x in point)).time_s)
-        for point in ((0, 0, 0), (1e9, 0, 0), (0, 1e6, 0), (0, 0, 1e6))
-    ]
-    return at[0], (at[1] - at[0]) / 1e9, (at[2] - at[0]) / 1e6, (at[3] - at[0]) / 1e6
-
-
 def _num_knots() -> int:
     return int(np.log(_LONGEST_CONTEXT) / np.log(_KNOT_RATIO)) + 1
 
 
 def _token_grid() -> Floats:
-    """Every count up to a bound, then about two percent apart."""
-    steps = int(np.log(_MOST_TOKENS / _EXACT_TOKENS) / np.log(_GRID_RATIO)) + 1
-    beyond = np.geomspace(_EXACT_TOKENS, _MOST_TOKENS, steps + 1)[1:]
-    return np.concatenate([np.arange(0.0, _EXACT_TOKENS + 1), np.round(beyond)])
+    """Every count up to a bound, then both sides of tile edges, then about two percent apart."""
+    edges = np.arange(_EXACT_TOKENS, _EDGE_TOKENS + 1, _TILE_TOKENS, dtype=float)
+    steps = int(np.log(_MOST_TOKENS / _EDGE_TOKENS) / np.log(_GRID_RATIO)) + 1
+    beyond = np.round(np.geomspace(_EDGE_TOKENS, _MOST_TOKENS, steps + 1))[1:]
+    parts = (np.arange(0.0, _EXACT_TOKENS), edges, edges + 1.0, beyond)
+    return np.unique(np.concatenate(parts))

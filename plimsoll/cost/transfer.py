@@ -36,9 +36,9 @@ def kv_transfer_s(
 ) -> float:
     """Seconds to move ``total_bytes`` spread over ``num_source`` devices to ``num_target``."""
     out, into = transfer_link(source, target, same_node=same_node)
-    fraction = rates.link_fraction if same_node else rates.scale_out_fraction
+    fraction = rates.exchange_fraction if same_node else rates.scale_out_fraction
     rate = min(out.bytes_per_s * num_source, into.bytes_per_s * num_target) * fraction
-    return rates.launch_s + max(out.latency_s, into.latency_s) + total_bytes / rate
+    return rates.exchange_launch_s + max(out.latency_s, into.latency_s) + total_bytes / rate
 
 
 def swap_s(device_bytes: float, device: Device) -> float:

@@ -1,6 +1,7 @@
 """The analytical peak: published numbers, the formulas it claims, and how its factors combine."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -21,7 +22,9 @@ from plimsoll.spec.model import (
     ModelSpec,
     MoeFfn,
 )
+from plimsoll.spec.model_files import load_model
 from plimsoll.spec.parameters import total_parameters
+from tests.spec.model_configs import config_files, needs_configs
 
 # arXiv 2405.08944: Yi-34B-200K, and an A100-80GB at 312 TFLOP/s, 2 TB/s, 20 GB/s to the host.
 NOMINAL = 34e9
@@ -270,3 +273,18 @@ def test_report_prints_with_units() -> None:
     numbers = at(4_000).numbers()
     assert numbers["KV of one user"].unit == "GiB"
     assert numbers["users at once"].value == 18
+
+
+@needs_configs
+@pytest.mark.parametrize("path", config_files(), ids=lambda path: path.stem)
+def test_every_real_configuration_has_a_peak(path: Path) -> None:
+    """Laws that hold for any mix of layers: growth with context, gain from devices."""
+    model = load_model(path)
+    device = replace(A100, memory_bytes=192e9, peak_flops_per_s={DType.BF16: 1e15, DType.FP8: 2e15})
+    short, long = (peak(model, device, n, num_devices=16) for n in (1_000, 100_000))
+    assert 0 < short.kv_bytes < long.kv_bytes
+    assert short.prefill_s * 95 < long.prefill_s <= long.prefill_full_s
+    assert short.decode_s < long.decode_s and short.num_users > long.num_users >= 0
+    assert peak(model, device, 1_000, num_devices=32).prefill_s == pytest.approx(
+        short.prefill_s / 2
+    )

@@ -95,7 +95,8 @@ def _guidellm(plan: ServingPlan, context: ExportContext, workload: Workload) -> 
     backend = (
         f"kind=openai_http,target={target},model={context.name},request_format=/v1/completions"
     )
-    data = f"kind=mooncake,path={TRACE},hash_id_block_size={block_tokens(workload)}"
+    size = block_tokens(workload)
+    data = f"kind=mooncake,source.kind=json_file,source.path={TRACE},hash_id_block_size={size}"
     if workload.num_in_flight:
         profile = f"kind=concurrent,streams={workload.num_in_flight}"
     else:

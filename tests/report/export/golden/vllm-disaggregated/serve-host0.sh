@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# Start the vLLM engines.
+# Written for vLLM 0.33.0, vllm-router 0.1.17.
+# Plan: llama-3.1-70b on 3x(8xH100-SXM), engine vllm.
+# Weights as the checkpoint, KV as the checkpoint, context the model's own. Router: disaggregated.
+# Pool 0: 2 x 4 H100-SXM, role prefill.
+# Pool 1: 1 x 16 H100-SXM, role decode.
+# Promise: p99 ttft <= 2 s (2.0 s)
+# Promise: p95 tpot <= 60 ms (0.06 s)
+# Run on host 0 of 3.
+set -euo pipefail
+: "${HOST_0:?set it to the address of that host}"
+: "${HOST_1:?set it to the address of that host}"
+: "${HOST_2:?set it to the address of that host}"
+trap 'jobs -p | xargs -r kill' EXIT
+
+CUDA_VISIBLE_DEVICES=0,1,2,3 VLLM_NIXL_SIDE_CHANNEL_PORT=5600 VLLM_NIXL_SIDE_CHANNEL_HOST="$HOST_0" \
+  vllm serve meta-llama/Llama-3.1-70B-Instruct \
+  --host 0.0.0.0 \
+  --port 8100 \
+  --served-model-name meta-llama/Llama-3.1-70B-Instruct \
+  --tensor-parallel-size 4 \
+  --pipeline-parallel-size 1 \
+  --data-parallel-size 1 \
+  --max-model-len 131072 \
+  --max-num-batched-tokens 2048 \
+  --max-num-seqs 256 \
+  --gpu-memory-utilization 0.9 \
+  --block-size 16 \
+  --kv-cache-dtype auto \
+  --enable-chunked-prefill \
+  --enable-prefix-caching \
+  --kv-transfer-config '{"kv_connector": "NixlConnector", "kv_role": "kv_producer"}' &
+
+CUDA_VISIBLE_DEVICES=4,5,6,7 VLLM_NIXL_SIDE_CHANNEL_PORT=5700 VLLM_NIXL_SIDE_CHANNEL_HOST="$HOST_0" \
+  vllm serve meta-llama/Llama-3.1-70B-Instruct \
+  --host 0.0.0.0 \
+  --port 8200 \
+  --served-model-name meta-llama/Llama-3.1-70B-Instruct \
+  --tensor-parallel-size 4 \
+  --pipeline-parallel-size 1 \
+  --data-parallel-size 1 \
+  --max-model-len 131072 \
+  --max-num-batched-tokens 2048 \
+  --max-num-seqs 256 \
+  --gpu-memory-utilization 0.9 \
+  --block-size 16 \
+  --kv-cache-dtype auto \
+  --enable-chunked-prefill \
+  --enable-prefix-caching \
+  --kv-transfer-config '{"kv_connector": "NixlConnector", "kv_role": "kv_producer"}' &
+
+wait -n

@@ -8,10 +8,10 @@ import sys
 
 import torch
 
-from plimsoll.catalog.cpu_floor import measure_cpu_floor, summary
+from plimsoll.catalog.cpu_floor import measure_cpu_floor
 
 if __name__ == "__main__":
     repeats = int(sys.argv[1]) if len(sys.argv) > 1 else 5
     print(f"{platform.processor() or platform.machine()}, torch {torch.__version__}, fp32")
     print(f"one thread, {repeats} repeats, first pass counted as warm-up by taking the best")
-    print(summary(measure_cpu_floor(repeats=repeats)))
+    print(measure_cpu_floor(repeats=repeats).summary())

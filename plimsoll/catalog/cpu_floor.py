@@ -11,7 +11,6 @@ Source: arXiv 2405.08944.
 """
 
 import os
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -20,13 +19,13 @@ from pathlib import Path
 
 import torch
 
+from plimsoll.catalog.floor_points import CpuFloor, CpuLimits, FloorPoint
 from plimsoll.catalog.plain_transformer import PlainTransformer, plain_spec
 from plimsoll.cost.peak import PeakReport, peak
 from plimsoll.spec.dtype import DType
 from plimsoll.spec.hardware import Device, Link, PowerEnvelope
 
-__all__ = ["CpuFloor", "CpuLimits", "FloorPoint", "measure_cpu_floor", "summary"]
-
+__all__ = ["cpu_device", "measure_cpu_floor"]
 
 _FILE_REPEATS = 3
 """Files are noisier than arithmetic: their limits are looked for that much longer."""
@@ -34,57 +33,6 @@ _FILE_REPEATS = 3
 _SWAPPED_BYTES = 256 * 2**20
 """Moved at once, as many users' contexts as that makes: a rate is for long sequential traffic,
 and the fixed cost of opening and flushing a file must not hide it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CpuLimits:
-    """The best rates seen on one thread of this machine."""
-
-    flops_per_s: float
-    memory_bytes_per_s: float
-    write_bytes_per_s: float
-    read_bytes_per_s: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FloorPoint:
-    """One metric at one context: predicted peak, and all measured repeats."""
-
-    metric: str
-    context_tokens: int
-    predicted_s: float
-    measured_s: tuple[float, ...]
-
-    @property
-    def best_s(self) -> float:
-        """The fastest repeat: the one other programs disturbed least."""
-        return min(self.measured_s)
-
-    @property
-    def ratio(self) -> float:
-        """Fastest repeat over predicted peak; a peak that holds gives 1 or more."""
-        return self.best_s / self.predicted_s
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CpuFloor:
-    """All points, and the limits they were predicted from."""
-
-    parameters: float
-    limits: CpuLimits
-    points: tuple[FloorPoint, ...]
-
-    def point(self, metric: str, context_tokens: int) -> FloorPoint:
-        """One point."""
-        return next(
-            p for p in self.points if (p.metric, p.context_tokens) == (metric, context_tokens)
-        )
-
-    def long_over_short(self, metric: str) -> float:
-        """Measured ratio of long to short context over the predicted one."""
-        contexts = sorted({p.context_tokens for p in self.points})
-        short, long = (self.point(metric, n) for n in (contexts[0], contexts[-1]))
-        return (long.best_s / short.best_s) / (long.predicted_s / short.predicted_s)
 
 
 def _processor_s(work: Callable[[], object], repeats: int) -> list[float]:
@@ -196,7 +144,8 @@ class _Passes:
         return len(buffer) / min(writes), len(buffer) / min(reads)
 
 
-def _as_device(limits: CpuLimits) -> Device:
+def cpu_device(limits: CpuLimits) -> Device:
+    """One thread of this machine as a device with these rates."""
     # Out at the write rate and in at the read rate take 2 KV over their harmonic mean.
     link = 2 / (1 / limits.write_bytes_per_s + 1 / limits.read_bytes_per_s)
     return Device(
@@ -256,7 +205,7 @@ def _measure(folder: Path, contexts: tuple[int, int], repeats: int, decode_token
         write_bytes_per_s=max(rates[2] for rates in seen if len(rates) > 2),
         read_bytes_per_s=max(rates[3] for rates in seen if len(rates) > 2),
     )
-    device = _as_device(best)
+    device = cpu_device(best)
     points = []
     for context in contexts:
         report: PeakReport = peak(spec, device, context, decode_tokens=decode_tokens)
@@ -277,23 +226,3 @@ def _measure(folder: Path, contexts: tuple[int, int], repeats: int, decode_token
             for metric, predicted_s in predicted.items()
         ]
     return CpuFloor(parameters=report.parameters, limits=best, points=tuple(points))
-
-
-def summary(floor: CpuFloor) -> str:
-    """One line a point, for benchmarks and details of checks."""
-    lines = [
-        f"{floor.parameters / 1e6:.1f}M parameters; {floor.limits.flops_per_s / 1e9:.1f} GFLOP/s, "
-        f"{floor.limits.memory_bytes_per_s / 1e9:.1f} GB/s memory, file "
-        f"{floor.limits.write_bytes_per_s / 1e9:.2f} GB/s out "
-        f"{floor.limits.read_bytes_per_s / 1e9:.2f} GB/s in"
-    ]
-    for p in floor.points:
-        lines.append(
-            f"{p.metric:8s} {p.context_tokens:6,d} tokens: peak {p.predicted_s:.4g} s, best "
-            f"{p.best_s:.4g} s, median {statistics.median(p.measured_s):.4g} s, x{p.ratio:.2f}"
-        )
-    lines += [
-        f"{metric:8s} long/short measured over predicted: {floor.long_over_short(metric):.2f}"
-        for metric in ("prefill", "decode", "swap")
-    ]
-    return "\n".join(lines)

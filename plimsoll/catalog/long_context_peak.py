@@ -8,7 +8,7 @@ Source: arXiv 2405.08944.
 import functools
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from plimsoll.catalog.contract import (
     AtLeast,
@@ -22,6 +22,7 @@ from plimsoll.catalog.contract import (
     System,
     Within,
 )
+from plimsoll.catalog.floor_points import CpuFloor
 from plimsoll.cost.kv_transform import KVTransform, grouped_bits
 from plimsoll.cost.peak import PeakReport, peak
 from plimsoll.serving.simulate.session import (
@@ -34,9 +35,6 @@ from plimsoll.spec.dtype import DType
 from plimsoll.spec.hardware import Device, Link, PowerEnvelope
 from plimsoll.spec.hf import model_from_config
 from plimsoll.spec.model import ModelSpec
-
-if TYPE_CHECKING:
-    from plimsoll.catalog.cpu_floor import CpuFloor
 
 __all__ = ["SYSTEM"]
 
@@ -238,13 +236,13 @@ def _flops_ratio(attention: Any) -> Callable[[Context], Measured]:
 
 
 @functools.cache
-def _cpu() -> "CpuFloor":
+def _cpu() -> CpuFloor:
     from plimsoll.catalog.cpu_floor import measure_cpu_floor
 
     return measure_cpu_floor()
 
 
-def _detail(floor: "CpuFloor") -> str:
+def _detail(floor: CpuFloor) -> str:
     points = ", ".join(f"{p.metric} {p.context_tokens:,}: x{p.ratio:.2f}" for p in floor.points)
     return f"{floor.parameters / 1e6:.0f}M parameters, one thread; {points}"
 

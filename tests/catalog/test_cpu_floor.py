@@ -6,7 +6,7 @@ torch = pytest.importorskip("torch")
 
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
-from plimsoll.catalog.cpu_floor import measure_cpu_floor, summary  # noqa: E402
+from plimsoll.catalog.cpu_floor import measure_cpu_floor  # noqa: E402
 from plimsoll.catalog.plain_transformer import PlainTransformer, plain_spec  # noqa: E402
 from plimsoll.cost.peak import peak  # noqa: E402
 from plimsoll.spec.dtype import DType  # noqa: E402
@@ -87,7 +87,7 @@ def test_decoding_continues_the_prompt() -> None:
 def test_peak_is_a_floor_on_this_machine() -> None:
     floor = measure_cpu_floor(contexts=(1024, 4096), repeats=5)
     assert floor.parameters >= 50e6
-    told = summary(floor)
+    told = floor.summary()
     for point in floor.points:
         assert 1.0 <= point.ratio <= 3.0, told
     for metric in ("prefill", "decode", "swap"):

@@ -149,9 +149,9 @@ def _checked(path: Path, settings: dict[str, Any], columns: dict[str, Any]) -> W
         if name in columns and not bool(np.all(columns[name] >= 0)):
             raise SpecError(f"{path}: {name} must be zero or more")
     kinds = columns.get("class_index")
-    if kinds is not None and len(kinds):
-        if kinds.min() < 0 or kinds.max() >= max(len(settings["classes"]), 1):
-            raise SpecError(f"{path}: class_index points outside of the classes of the header")
+    count = len(settings["classes"])
+    if kinds is not None and len(kinds) and not 0 <= kinds.min() <= kinds.max() < count:
+        raise SpecError(f"{path}: class_index points outside of the classes of the header")
     if settings["num_in_flight"] < 0:
         raise SpecError(f"{path}: num_in_flight must be zero or more")
     return Workload(**settings, **columns)
@@ -159,7 +159,7 @@ def _checked(path: Path, settings: dict[str, Any], columns: dict[str, Any]) -> W
 
 def _load_npz(path: Path) -> Workload:
     try:
-        with np.load(path, allow_pickle=False) as data:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as data:
             arrays = {name: data[name] for name in data.files}
     except FileNotFoundError:
         raise SpecError(f"{path}: no such file") from None

@@ -8,6 +8,7 @@ turn ended when ``sessions_wait`` is set, otherwise at its stated time.
 
 Prefix keys: ``prefix_keys[prefix_start[i]:prefix_start[i+1]]`` are the hashes of the request's
 leading blocks of ``prefix_block_tokens`` tokens, each hash standing for the whole prefix up to it.
+The last key may stand for a block that the prompt fills only in part.
 """
 
 from dataclasses import dataclass, field, replace

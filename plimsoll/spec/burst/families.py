@@ -32,49 +32,65 @@ Ints = npt.NDArray[np.int64]
 
 _GOOD_KS = 0.05
 _SHAPES = (1e-4, 1e4)
-_TINY = 1e-12
+_TINY = 1e-9
 _LEVELS = tuple(
     [0.0, 0.01, 0.02, 0.05, *(round(0.025 * i, 3) for i in range(3, 39))]
-    + [0.96, 0.97, 0.98, 0.99, 0.995, 0.998, 0.999, 1.0]
+    + [0.96, 0.97, 0.98, 0.985, 0.99, 0.9925, 0.995, 0.997, 0.998, 0.999, 0.9995, 1.0]
 )
 
 
-def fit_gamma_shape(gaps: Floats) -> float:
-    """Maximum-likelihood shape; gaps of zero count as a millionth of a millionth of the mean."""
-    from scipy.optimize import brentq
-    from scipy.special import digamma
-
-    mean = float(gaps.mean())
-    if not mean > 0:
+def _resolution(gaps: Floats) -> float:
+    """Gaps below this are known to be short, not how short: clocks tick and floats round."""
+    positive = gaps[gaps > 0]
+    if not len(positive):
         raise SpecError("all gaps are zero: requests arrive at one time; nothing to fit")
-    positive = np.maximum(gaps, _TINY * mean)
-    s = float(np.log(positive.mean()) - np.log(positive).mean())
-    if s <= 1e-9:
-        return _SHAPES[1]
-
-    def excess(log_shape: float) -> float:
-        shape = np.exp(log_shape)
-        return float(np.log(shape) - digamma(shape) - s)
-
-    low, high = np.log(_SHAPES)
-    if excess(low) < 0:
-        return _SHAPES[0]
-    if excess(high) > 0:
-        return _SHAPES[1]
-    return float(np.exp(brentq(excess, low, high)))
+    least = _TINY * float(gaps.mean())
+    return max(least, float(positive.min())) if len(positive) < len(gaps) else least
 
 
-def _ks(sorted_cdf: Floats) -> float:
+def fit_gamma_shape(gaps: Floats) -> float:
+    """Maximum-likelihood shape at the sample mean; gaps below the resolution are censored."""
+    from scipy.optimize import minimize_scalar
+    from scipy.special import gammainc, gammaln
+
+    edge = _resolution(gaps)
+    mean = float(gaps.mean())
+    seen = gaps[gaps >= edge] / mean
+    hidden = len(gaps) - len(seen)
+    logs, total = float(np.log(seen).sum()), float(seen.sum())
+
+    def loss(log_shape: float) -> float:
+        shape = float(np.exp(log_shape))
+        likelihood = len(seen) * (shape * log_shape - float(gammaln(shape)))
+        likelihood += (shape - 1) * logs - shape * total
+        if hidden:
+            share = float(gammainc(shape, shape * edge / mean))
+            likelihood += hidden * float(np.log(max(share, 1e-300)))
+        return -likelihood
+
+    bounds = (float(np.log(_SHAPES[0])), float(np.log(_SHAPES[1])))
+    best = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-5})
+    return float(np.exp(best.x))
+
+
+def _ks(sorted_cdf: Floats, from_rank: int = 0) -> float:
+    """Largest distance of an empirical to a stated distribution, from a rank upwards."""
     n = len(sorted_cdf)
     steps = np.arange(n + 1) / n
-    return float(max(np.max(steps[1:] - sorted_cdf), np.max(sorted_cdf - steps[:-1])))
+    above = np.max(steps[1:][from_rank:] - sorted_cdf[from_rank:])
+    return float(max(above, np.max(sorted_cdf[from_rank:] - steps[:-1][from_rank:]), 0.0))
 
 
 def ks_to_gamma(gaps: Floats, alpha: float) -> float:
-    """Kolmogorov-Smirnov distance of gaps to the Gamma of that shape and the same mean."""
+    """Kolmogorov-Smirnov distance of gaps to the Gamma of that shape and the same mean.
+
+    Taken over gaps above the resolution.
+    """
     from scipy.special import gammainc
 
-    return _ks(np.asarray(gammainc(alpha, np.sort(gaps) * (alpha / gaps.mean()))))
+    ordered = np.sort(gaps)
+    cdf = np.asarray(gammainc(alpha, ordered * (alpha / gaps.mean())))
+    return _ks(cdf, int(np.searchsorted(ordered, _resolution(gaps))))
 
 
 def ks_to_exponential(gaps: Floats) -> float:

@@ -33,8 +33,10 @@ __all__ = [
     "DiurnalArrivals",
     "GammaArrivals",
     "GapQuantiles",
+    "NotNegative",
     "OnOffArrivals",
     "PoissonArrivals",
+    "Positive",
     "SpikeArrivals",
     "WindowArrivals",
 ]

@@ -23,13 +23,16 @@ __all__ = [
     "ConstantLength",
     "Length",
     "Lengths",
+    "Level",
     "LognormalLength",
     "MixtureLength",
     "QuantileLength",
     "UniformLength",
     "ZipfLength",
+    "check_quantiles",
     "draw_lengths",
     "interpolate_quantiles",
+    "stratified_uniform",
 ]
 
 Floats = npt.NDArray[np.float64]

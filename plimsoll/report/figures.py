@@ -4,6 +4,7 @@ Drawn without pyplot, so nothing global changes and no display is needed; the sa
 gives the same SVG bytes.
 """
 
+import contextlib
 import math
 from pathlib import Path
 from typing import Any
@@ -212,7 +213,7 @@ def _timeline(figure: Any, p: RequestTimeline) -> None:
         label=f"late ({len(late):,} shown)" if late else None,
         zorder=4,
     )
-    axes.set_ylim(len(p.rows) - 0.5, -0.5)
+    axes.set_ylim(max(len(p.rows), 1) - 0.5, -0.5)
     step = max(1, len(p.rows) // 10)
     shown = range(0, len(p.rows), step)
     axes.set_yticks(list(shown), [str(p.rows[k].request_id) for k in shown])
@@ -373,5 +374,6 @@ def write_figure(picture: Picture, path: Path, *, width_in: float = 7.0) -> None
             figure.savefig(temporary, format=kind, dpi=150, metadata=metadata)
             temporary.replace(path)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                temporary.unlink()
             raise SpecError(f"{path}: cannot be written: {error.strerror}") from None

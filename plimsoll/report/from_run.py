@@ -20,7 +20,7 @@ from plimsoll.spec.origin import Origin
 from plimsoll.spec.record import RunRecord
 from plimsoll.spec.slo import Slo
 
-__all__ = ["cdf_series", "latency_cdf", "request_timeline"]
+__all__ = ["cdf_series", "latency_cdf", "request_spans", "request_timeline"]
 
 _CDF_POINTS = 240
 
@@ -47,7 +47,9 @@ def cdf_series(
     body = np.linspace(0, 1, _CDF_POINTS)
     tail = 1 - np.logspace(-2, -5, 40)
     wanted = np.unique(np.concatenate([body, tail])) * reached[-1]
-    rows = np.unique(np.minimum(np.searchsorted(reached, wanted), len(values) - 1))
+    picked = np.minimum(np.searchsorted(reached, wanted), len(values) - 1)
+    last = np.arange(max(len(values) - 40, 0), len(values))
+    rows = np.unique(np.concatenate([picked, last]))
     # Of equal values the last one carries the whole step.
     rows = np.unique(np.searchsorted(values, values[rows], side="right") - 1)
     within = None
@@ -91,7 +93,11 @@ def latency_cdf(
     )
 
 
-def _spans(record: RunRecord, i: int, parks: npt.NDArray[np.int64]) -> tuple[TimelineSpan, ...]:
+def request_spans(
+    record: RunRecord, i: int, parks: npt.NDArray[np.int64]
+) -> tuple[TimelineSpan, ...]:
+    """What request ``i`` did, in order of time; ``parks`` are its rows of the park columns."""
+    parks = parks[np.argsort(record.park_start_s[parks], kind="stable")]
     r, end_s = record.requests, record.end_s
     arrival, finish = float(r.arrival_s[i]), float(r.finished_s[i])
     stop = finish if np.isfinite(finish) else end_s
@@ -134,13 +140,11 @@ def request_timeline(
     lines = []
     for i in shown:
         low, high = np.searchsorted(parked, [i, i + 1])
-        parks = order[low:high]
-        parks = parks[np.argsort(record.park_start_s[parks], kind="stable")]
         lines.append(
             TimelineRow(
                 request_id=int(i),
                 late=not good[i],
-                spans=_spans(record, int(i), parks),
+                spans=request_spans(record, int(i), order[low:high]),
                 tpot_s=float(tpot[i]) if np.isfinite(tpot[i]) else None,
             )
         )

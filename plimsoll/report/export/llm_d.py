@@ -12,6 +12,7 @@ import shlex
 from typing import Any
 
 from plimsoll.report.export import vllm_arguments
+from plimsoll.report.export.bare_hosts import check_engine
 from plimsoll.report.export.contract import ExportContext, ExportedFile, refuse
 from plimsoll.report.export.header import comment, header
 from plimsoll.report.export.layout import check_plan, hosts_per_replica
@@ -24,7 +25,6 @@ from plimsoll.report.export.pods import (
     shared_memory,
 )
 from plimsoll.report.export.site import Site
-from plimsoll.report.export.vllm import check_engine
 from plimsoll.report.export.yaml_text import mapping
 from plimsoll.spec.plan import ServingPlan
 

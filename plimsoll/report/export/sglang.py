@@ -1,13 +1,13 @@
 """SGLang: ``sglang.launch_server`` lines for each host, and the router."""
 
 from plimsoll.report.export import site as sites
+from plimsoll.report.export.bare_hosts import check_engine, host_scripts, url_of
 from plimsoll.report.export.contract import ExportContext, ExportedFile
 from plimsoll.report.export.header import comment, header
 from plimsoll.report.export.layout import check_plan, front_port, place
 from plimsoll.report.export.routing import SGLANG_ROUTER, router_notes, sglang_router
 from plimsoll.report.export.sglang_arguments import bootstrap_port, launch, static_fraction
 from plimsoll.report.export.shell import Launch, script
-from plimsoll.report.export.vllm import check_engine, host_scripts, url_of
 from plimsoll.spec.plan import ServingPlan
 
 __all__ = ["VERSIONS", "export", "fraction_notes"]

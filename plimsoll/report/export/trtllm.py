@@ -15,6 +15,7 @@ serve/router.py), nginx ngx_http_upstream_module.
 from typing import Any
 
 from plimsoll.report.export import site as sites
+from plimsoll.report.export.bare_hosts import check_engine, host_scripts
 from plimsoll.report.export.contract import ExportContext, ExportedFile, PoolFacts, refuse
 from plimsoll.report.export.header import comment, header
 from plimsoll.report.export.layout import (
@@ -29,7 +30,6 @@ from plimsoll.report.export.layout import (
 )
 from plimsoll.report.export.sglang_arguments import static_fraction
 from plimsoll.report.export.shell import Launch, script
-from plimsoll.report.export.vllm import check_engine, host_scripts
 from plimsoll.report.export.yaml_text import mapping
 from plimsoll.spec.dtype import DType
 from plimsoll.spec.plan import (

@@ -6,22 +6,22 @@
 import argparse
 import json
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from plimsoll.report.export import site as sites
-from plimsoll.report.export.contract import ExportContext, ExportedFile, refuse
+from plimsoll.report.export.bare_hosts import check_engine, host_scripts, url_of
+from plimsoll.report.export.contract import ExportContext, ExportedFile
 from plimsoll.report.export.header import comment, header
 from plimsoll.report.export.layout import (
-    Instance,
     check_plan,
     front_port,
     place,
     pool_names,
 )
 from plimsoll.report.export.routing import VLLM_ROUTER, router_notes, vllm_router
-from plimsoll.report.export.shell import Launch, Raw, command, script
+from plimsoll.report.export.shell import Launch, command, script
 from plimsoll.report.export.vllm_arguments import (
     KV_DTYPES,
     KV_ROLES,
@@ -37,39 +37,6 @@ from plimsoll.spec.plan import ChunkedPrefill, Parallel, Pool, ServingPlan
 __all__ = ["VERSIONS", "ParsedDeployment", "export", "parse_vllm", "serve_command"]
 
 VERSIONS = ("vLLM 0.33.0", VLLM_ROUTER)
-
-
-def check_engine(plan: ServingPlan, engine: str, target: str) -> None:
-    """Refuse a plan judged for another engine."""
-    if plan.engine != engine:
-        refuse(
-            target,
-            "engine",
-            plan.engine,
-            "the plan's speed and memory were judged for that engine",
-            f"set engine to {engine} and judge the plan again",
-        )
-
-
-def url_of(instance: Instance, num_hosts: int) -> str:
-    """Where a router reaches an engine."""
-    host = sites.address(instance.hosts[0], num_hosts)
-    if isinstance(host, Raw):
-        return Raw(f'"http://${{HOST_{instance.hosts[0]}}}:{instance.port}"')
-    return f"http://{host}:{instance.port}"
-
-
-def host_scripts(
-    opening: tuple[str, ...], launches: Mapping[int, list[Launch]], num_hosts: int
-) -> list[ExportedFile]:
-    """A start script for each host."""
-    files = []
-    for host, items in sorted(launches.items()):
-        name = "serve.sh" if num_hosts == 1 else f"serve-host{host}.sh"
-        where = () if num_hosts == 1 else (f"Run on host {host} of {num_hosts}.",)
-        text = script(comment(opening + where), items, needs=sites.script_needs(num_hosts))
-        files.append(ExportedFile(name=name, text=text, executable=True))
-    return files
 
 
 def export(plan: ServingPlan, context: ExportContext) -> tuple[ExportedFile, ...]:

@@ -20,7 +20,7 @@ from plimsoll.spec.hf.quantization import CheckpointFormats, formats_from_quant_
 from plimsoll.spec.io import from_data, read, read_data
 from plimsoll.spec.model import ModelSpec
 
-__all__ = ["bundled_models", "load_model", "load_quantization"]
+__all__ = ["bundled_models", "load_model", "load_quantization", "model_aliases"]
 
 _CONFIG = "config.json"
 _QUANT = "hf_quant_config.json"
@@ -37,7 +37,8 @@ def bundled_models() -> tuple[str, ...]:
 
 
 @functools.cache
-def _aliases() -> dict[str, str]:
+def model_aliases() -> dict[str, str]:
+    """Other spellings of bundled names, in lower case."""
     path = importlib.resources.files("plimsoll") / "library" / "models" / "_aliases.yaml"
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     content = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)  # noqa: S506 - safe
@@ -53,19 +54,14 @@ def _bundled(name: str) -> ModelSpec:
 
 
 def _find_bundled(text: str) -> str:
-    """The bundled name that ``text`` means, or ""."""
+    """The bundled name that ``text`` spells, or ""."""
     wanted = text.strip().lower()
     names = {name.lower(): name for name in bundled_models()}
-    for candidate in (wanted, wanted.split("/")[-1]):
-        if candidate in names:
-            return names[candidate]
-        if candidate in _aliases():
-            return _aliases()[candidate]
-    return ""
+    return names.get(wanted, "") or model_aliases().get(wanted, "")
 
 
 def load_model(text: str | Path) -> ModelSpec:
-    """The model that ``text`` names.
+    """The model that ``text`` names: a bundled name, a path, or a hub name of a bundled model.
 
     Raises:
         SpecError: no such model (the nearest names are suggested) or a bad file.
@@ -78,14 +74,18 @@ def load_model(text: str | Path) -> ModelSpec:
         return _bundled(name)
     if not text.strip() or "\0" in text or len(text) > 4096:
         raise SpecError("model: an empty or unprintable name; give a bundled name or a path")
-    path = Path(text).expanduser()
+    path = Path(text)
     try:
+        path = path.expanduser()
         exists = path.exists()
-    except OSError:
+    except (OSError, RuntimeError):  # a name too long for the file system, an unknown ~user
         exists = False
     if exists or path.suffix.lower() in (".json", ".yaml", ".yml"):
         return _from_path(path)
-    known = suggest(text.split("/")[-1], (*bundled_models(), *_aliases()))
+    last = text.strip().split("/")[-1]
+    if text.count("/") == 1 and _find_bundled(last):
+        return _bundled(_find_bundled(last))
+    known = suggest(last, (*bundled_models(), *model_aliases()))
     raise SpecError(
         f"model {text!r}: not a bundled model and no such file.{known} "
         "Give a bundled name (plimsoll list models), a config.json, a folder with one, or a YAML"

@@ -44,7 +44,7 @@ class Fields:
 
     def fail(self, name: str, problem: str) -> SpecError:
         """The error for one bad field, ready to raise."""
-        return SpecError(f"{self.where}: {name}: {problem}")
+        return SpecError(" ".join(f"{self.where}: {name}: {problem}".split()))
 
     def need(self, *names: str) -> None:
         """Note that one of ``names`` is required and absent."""
@@ -67,7 +67,8 @@ class Fields:
             shown = shown if len(shown) <= 60 else shown[:57] + "..."
             raise self.fail(name, f"{shown} is not a whole number")
         if not least <= value <= most:
-            digits = f"{value:,}" if abs(value) < 10**15 else f"about {float(value):.3g}"
+            sign = "-" if value < 0 else ""
+            digits = f"{value:,}" if abs(value) < 10**15 else f"{sign}10**15 or more"
             raise self.fail(name, f"{digits} is out of range; expected {least:,} to {most:,}")
         return int(value)
 

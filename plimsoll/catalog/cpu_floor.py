@@ -27,8 +27,8 @@ from plimsoll.spec.hardware import Device, Link, PowerEnvelope
 
 __all__ = ["cpu_device", "measure_cpu_floor"]
 
-_FILE_REPEATS = 3
-"""Files are noisier than arithmetic: their limits are looked for that much longer."""
+_SHORT_REPEATS = 3
+"""Answers and files take little time and are noisy: they are repeated that many times more."""
 
 _SWAPPED_BYTES = 256 * 2**20
 """Moved at once, as many users' contexts as that makes: a rate is for long sequential traffic,
@@ -191,13 +191,13 @@ def _measure(folder: Path, contexts: tuple[int, int], repeats: int, decode_token
     measured: dict[tuple[str, int], list[float]] = {}
     for context in contexts:
         passes = _Passes(net=net, context=context, decode_tokens=decode_tokens)
-        rates = passes.file_rates(folder, _FILE_REPEATS * repeats)
+        rates = passes.file_rates(folder, _SHORT_REPEATS * repeats)
         measured["prefill", context] = _processor_s(passes.prefill, repeats)
         middle = _arithmetic_and_memory(repeats)
-        answers = _processor_s(passes.answer, repeats)
+        answers = _processor_s(passes.answer, _SHORT_REPEATS * repeats)
         measured["decode", context] = [answer_s / decode_tokens for answer_s in answers]
-        measured["swap", context] = passes.swaps(folder, _FILE_REPEATS * repeats)
-        again = passes.file_rates(folder, _FILE_REPEATS * repeats)
+        measured["swap", context] = passes.swaps(folder, _SHORT_REPEATS * repeats)
+        again = passes.file_rates(folder, _SHORT_REPEATS * repeats)
         seen += [middle + rates, _arithmetic_and_memory(repeats) + again]
     best = CpuLimits(
         flops_per_s=max(rates[0] for rates in seen),

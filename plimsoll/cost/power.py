@@ -1,6 +1,8 @@
 """Watts and joules of devices, from how busy a step keeps their arithmetic and their memory.
 
-    P = idle + u_memory (memory_bound - idle) + u_compute (peak - idle), at most peak
+    P = idle + u_memory (memory_bound - idle) + u_compute (peak - idle)
+
+and at most the larger of ``peak`` and ``memory_bound``, the limit a device holds itself to.
 
 Lowering the core clock to a fraction f of its maximum scales dynamic core power by f^k,
 arithmetic speed by f, and leaves memory bandwidth as it is. With voltage proportional to
@@ -63,7 +65,8 @@ def power_w(
     memory = np.clip(np.asarray(memory_fraction, dtype=np.float64), 0.0, 1.0)
     dynamic = memory * (memory_bound_w(power) - power.idle_w)
     dynamic = dynamic + compute * (power.peak_w - power.idle_w)
-    watts: Floats = np.minimum(power.idle_w + dynamic, max(power.peak_w, power.idle_w))
+    limit_w = max(power.peak_w, memory_bound_w(power))  # at low clocks memory draws the most
+    watts: Floats = np.minimum(power.idle_w + dynamic, limit_w)
     return watts
 
 
@@ -103,8 +106,7 @@ def at_clock(
         peak_flops_per_s=peaks,
         power=PowerEnvelope(
             idle_w=idle_w,
-            # At low clocks memory draws more than the core can: it then sets the peak.
-            peak_w=max(peak_w, idle_w + kept * memory_w),
+            peak_w=peak_w,
             memory_bound_w=idle_w + kept * memory_w,
         ),
         notes=f"core clock at {clock_fraction:.4g} of its maximum. {device.notes}".strip(),

@@ -1,0 +1,237 @@
+"""Serve a workload with a plan on the simulated clock; report what users would see."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from plimsoll import __version__
+from plimsoll.api.run_folder import (
+    RunSpec,
+    WorkloadSpec,
+    claimed,
+    digest,
+    is_run,
+    read_run,
+    save_run,
+)
+from plimsoll.api.step_pictures import memory_picture, roofline_picture, step_breakdown
+from plimsoll.cost.power import InstancePower, RunPower, run_power
+from plimsoll.cost.price import plan_usd_per_hour
+from plimsoll.cost.step_demand import step_demand
+from plimsoll.report.document import Report
+from plimsoll.report.from_run import latency_cdf, request_timeline
+from plimsoll.report.summary_tables import (
+    class_table,
+    instance_table,
+    key_numbers,
+    percentile_table,
+    saturation_note,
+    verdict_table,
+)
+from plimsoll.report.trace import write_trace
+from plimsoll.serving.executors.simulated import Fault
+from plimsoll.serving.metrics import good_requests, summarize
+from plimsoll.serving.simulate.placement import Seat, seats
+from plimsoll.serving.simulate.run import simulate_plan
+from plimsoll.spec.errors import SpecError
+from plimsoll.spec.fleet import parse_fleet
+from plimsoll.spec.io import plain, read
+from plimsoll.spec.model import ModelSpec
+from plimsoll.spec.model_files import load_model
+from plimsoll.spec.plan import ServingPlan
+from plimsoll.spec.record import RunRecord
+from plimsoll.spec.slo import Slo
+from plimsoll.spec.summary import Summary
+from plimsoll.spec.workload import Workload
+from plimsoll.spec.workload_files import load_workload
+
+__all__ = ["SimulateAnswer", "load_plan", "simulate", "simulate_file"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimulateAnswer:
+    """A simulated run and what it amounted to."""
+
+    run: RunSpec
+    model: ModelSpec
+    placed: tuple[Seat, ...]
+    record: RunRecord
+    summary: Summary
+    power: RunPower
+    workload: Workload
+    unpriced: tuple[str, ...]
+
+    def report(self) -> Report:
+        """See ``Answer``."""
+        s, plan = self.summary, self.run.plan
+        slo = plan.slo
+        tables = [percentile_table(s)]
+        if s.targets:
+            tables.append(verdict_table(s))
+        if len(s.classes) > 1:
+            tables.append(class_table(s))
+        tables.append(instance_table(s))
+        good = good_requests(self.record, slo)
+        pictures = [
+            latency_cdf({"this run": self.record}, "ttft", slo),
+            latency_cdf({"this run": self.record}, "tpot", slo),
+            request_timeline(self.record, good, most_rows=120),
+            memory_picture(plan, self.model, self.placed[0]),
+            step_breakdown(plan, self.model, self.placed, self.record),
+            roofline_picture(plan, self.model, self.placed, self.record),
+        ]
+        arrived = s.status.total
+        title = f"{arrived:,} requests of {self.workload.name} on {plan.num_devices} GPUs: "
+        if s.slo_met is None:
+            title += f"{s.requests_per_s:.3g} requests/s finished"
+        else:
+            title += "the SLO is met" if s.slo_met else "the SLO is missed"
+            if s.good_fraction is not None:
+                title += f", {s.good_fraction:.1%} of requests good"
+        hint = saturation_note(s)
+        return Report(
+            title=title,
+            subtitle=f"{self.model.name} on {plan.fleet}, engine {plan.engine}; simulated for "
+            f"{s.end_s:,.0f} s, seed {self.run.seed}, clock {s.origin.value}",
+            command=f"plimsoll simulate PLAN --workload {self.run.workload.text}",
+            key_numbers=key_numbers(s),
+            tables=tuple(tables),
+            pictures=tuple(pictures),
+            assumptions=(*self.model.assumptions, *self.workload.notes),
+            notes=tuple(filter(None, (hint, *self.unpriced))),
+            next_command=f"plimsoll compare PLAN OTHER-PLAN --workload {self.run.workload.text}",
+        )
+
+    def data(self) -> dict[str, Any]:
+        """See ``Answer``."""
+        return {
+            "format_version": 1,
+            "run": plain(self.run),
+            "summary": plain(self.summary),
+            "mean_power_w": self.power.mean_w,
+            "notes": list(self.unpriced),
+        }
+
+    def write_trace(self, path: Path) -> None:
+        """A Chrome/Perfetto trace of the run, with power over time."""
+        edges = self.power.edges_s
+        counters = {"power (W)": (edges[:-1], self.power.watts)}
+        write_trace(self.record, path, counters=counters)
+
+
+def load_plan(path: Path) -> ServingPlan:
+    """A plan file, as ``plimsoll plan --out`` wrote it; or the plan of a run folder."""
+    if path.is_dir():
+        path = path / "plan.yaml"
+    return read(ServingPlan, path)
+
+
+def simulate(
+    plan: ServingPlan,
+    workload: WorkloadSpec,
+    *,
+    seed: int = 0,
+    out: Path | None = None,
+    faults: Sequence[Fault] = (),
+) -> SimulateAnswer:
+    """Simulate ``plan`` on ``workload``; write a run folder if ``out`` is given."""
+    traffic, workload = _traffic(workload, seed)
+    run = RunSpec(plan=plan, workload=workload, seed=seed, plimsoll=__version__)
+    if out is None:
+        return _simulate(run, traffic, faults)
+    with claimed(out, run) as folder:
+        answer = _simulate(run, traffic, faults)
+        save_run(folder, plan, answer.record, answer.summary)
+    return answer
+
+
+def simulate_file(
+    path: Path,
+    workload: WorkloadSpec | None,
+    *,
+    seed: int | None = None,
+    slo: Slo | None = None,
+    out: Path | None = None,
+) -> SimulateAnswer:
+    """Simulate a plan file, or repeat a recorded run (its folder or run.json).
+
+    Raises:
+        SpecError: a plan without a workload, or options that contradict a recorded run.
+    """
+    if is_run(path):
+        if workload is not None or seed is not None or slo is not None:
+            raise SpecError(
+                f"{path}: a recorded run is repeated as it was; take its plan.yaml to change "
+                "the workload, seed or SLO"
+            )
+        run = read_run(path)
+        return simulate(run.plan, run.workload, seed=run.seed, out=out)
+    if workload is None:
+        raise SpecError("simulate: no workload given; add --workload chat or a trace file")
+    plan = load_plan(path)
+    if slo is not None and slo.targets:
+        plan = replace(plan, slo=slo)
+    return simulate(plan, workload, seed=seed or 0, out=out)
+
+
+def _traffic(workload: WorkloadSpec, seed: int) -> tuple[Workload, WorkloadSpec]:
+    traffic = load_workload(
+        workload.text,
+        seed=seed,
+        rate_per_s=workload.rate_per_s,
+        num_requests=workload.num_requests,
+        num_in_flight=workload.num_in_flight,
+    )
+    path = Path(workload.text)
+    if path.is_file():
+        where = str(path.resolve())
+        workload = replace(workload, text=where, sha256=digest(path))
+    return traffic, workload
+
+
+def _simulate(run: RunSpec, traffic: Workload, faults: Sequence[Fault]) -> SimulateAnswer:
+    plan = run.plan
+    model = load_model(plan.model)
+    fleet = parse_fleet(plan.fleet)
+    record = simulate_plan(plan, model, fleet, traffic, seed=run.seed, faults=faults)
+    placed = seats(plan, fleet)
+    demands: dict[str, Any] = {}
+    for seat in placed:
+        if seat.device.name not in demands:
+            demands[seat.device.name] = step_demand(model, seat.device, kv_dtype=plan.kv_dtype)
+    power = run_power(
+        record.steps,
+        [
+            InstancePower(
+                power=seat.device.power,
+                num_devices=seat.pool.parallel.num_devices,
+                demand=demands[seat.device.name],
+            )
+            for seat in placed
+        ],
+        end_s=record.end_s,
+        output_tokens=int(record.requests.output_tokens.sum()),
+    )
+    devices = {seat.pool.device: seat.device for seat in placed}
+    unpriced = tuple(
+        f"no price is known for {device.name}; give a device file with a price for cost"
+        for device in devices.values()
+        if device.price is None
+    )
+    summary = summarize(
+        record,
+        plan.slo,
+        energy_j=power.total_j,
+        usd_per_hour=None if unpriced else plan_usd_per_hour(plan, devices),
+    )
+    return SimulateAnswer(
+        run=run,
+        model=model,
+        placed=placed,
+        record=record,
+        summary=summary,
+        power=power,
+        workload=traffic,
+        unpriced=unpriced,
+    )

@@ -1,0 +1,368 @@
+"""The command line: thin over ``plimsoll.api``, one function a verb.
+
+stdout carries the result, stderr the talk. Exit codes: 0 answered, 1 internal, 2 usage,
+3 infeasible, 4 unsupported. Heavy imports stay inside the verbs, so that help is quick.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer import Argument, Option
+
+from plimsoll.spec.errors import InfeasibleError, PlimsollError
+
+__all__ = ["app", "run"]
+
+app = typer.Typer(
+    name="plimsoll",
+    help="What will limited capacity carry? Fit, plan, simulate and export serving.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Model = Annotated[str, Argument(help="Bundled model, config.json, or a folder that holds one.")]
+On = Annotated[str, Option("--on", help="Hardware, as in 8xH100-SXM or 2x(8xH200-SXM)+16xL40S.")]
+WorkloadOption = Annotated[
+    str, Option("--workload", "-w", help="Bundled workload, trace file, or lengths as in 4000/500.")
+]
+Rate = Annotated[str | None, Option(help="Arrival rate, as in 5req/s; rescales a trace.")]
+TtftP99 = Annotated[str | None, Option("--ttft-p99", help="Bound on P99 TTFT, as in 2s.")]
+TpotP99 = Annotated[str | None, Option("--tpot-p99", help="Bound on P99 TPOT, as in 60ms.")]
+SloOption = Annotated[
+    list[str] | None, Option("--slo", help="More targets, as in itl:p95=80ms or ttft:p90@chat=1s.")
+]
+Seed = Annotated[int, Option(help="Seed of every random stream.")]
+Json = Annotated[bool, Option("--json", help="Print the result as JSON.")]
+ReportFile = Annotated[
+    Path | None, Option("--report", help="Also write one self-contained HTML page.")
+]
+Quiet = Annotated[bool, Option("--quiet", "-q", help="No progress on stderr.")]
+
+
+@app.callback(invoke_without_command=True)
+def _options(
+    context: typer.Context,
+    version: Annotated[bool, Option("--version", help="Print the version and stop.")] = False,
+    debug: Annotated[bool, Option("--debug", help="Show tracebacks of internal errors.")] = False,
+) -> None:
+    if version:
+        from plimsoll import __version__
+
+        print(__version__)
+        raise typer.Exit
+    if debug:
+        os.environ["PLIMSOLL_DEBUG"] = "1"
+
+
+@app.command()
+def fit(
+    model: Model,
+    on: On,
+    context: Annotated[str | None, Option(help="Tokens a request holds, as in 8k.")] = None,
+    weights: Annotated[str | None, Option(help="Weight format, as in fp8.")] = None,
+    kv: Annotated[str | None, Option(help="KV cache format, as in fp8.")] = None,
+    memory_fraction: Annotated[float, Option(help="Share of memory the engine may take.")] = 0.9,
+    report: ReportFile = None,
+    json: Json = False,
+) -> None:
+    """Does the model fit, how should it be cut, and what is the most it could do?"""
+    from plimsoll.api.fit import fit as run_fit
+    from plimsoll.cli.output import dtype_option, emit
+    from plimsoll.spec.units import parse_count
+
+    answer = run_fit(
+        model,
+        on,
+        context_tokens=parse_count(context, where="--context") if context else 0,
+        weight_dtype=dtype_option(weights, "--weights"),
+        kv_dtype=dtype_option(kv, "--kv"),
+        memory_fraction=memory_fraction,
+    )
+    emit(answer, json=json, html=report)
+
+
+@app.command()
+def plan(
+    model: Model,
+    on: On,
+    workload: WorkloadOption = "chat",
+    rate: Rate = None,
+    ttft_p99: TtftP99 = None,
+    tpot_p99: TpotP99 = None,
+    slo: SloOption = None,
+    objective: Annotated[
+        str, Option(help="goodput (per GPU), cost, energy or latency.")
+    ] = "goodput",
+    power: Annotated[str | None, Option(help="Limit on device power, as in 20kW.")] = None,
+    budget: Annotated[str | None, Option(help="Limit on price, as in 40usd/h.")] = None,
+    settings: Annotated[
+        list[str] | None, Option("--set", help="Deeper settings, as in weights=fp8 (see docs).")
+    ] = None,
+    out: Annotated[Path | None, Option(help="Write the chosen plan to this file.")] = None,
+    seed: Seed = 0,
+    jobs: Annotated[int, Option(help="Processes to search with; 0 takes every core.")] = 0,
+    report: ReportFile = None,
+    quiet: Quiet = False,
+    json: Json = False,
+) -> None:
+    """Find the plan that carries most on this hardware while keeping the promise."""
+    from plimsoll.api.plan import plan as run_plan
+    from plimsoll.api.plan_settings import objective_option, space_options
+    from plimsoll.api.slo_options import slo_from_options
+    from plimsoll.cli.output import check_writable, emit, jobs_option, workload_spec
+    from plimsoll.cli.progress import progress_line
+
+    check_writable(out)
+    check_writable(report)
+    options, ray = space_options(settings or (), power=power, budget=budget)
+    with progress_line(quiet) as progress:
+        answer = run_plan(
+            model,
+            on,
+            workload_spec(workload, rate=rate),
+            slo=slo_from_options(ttft_p99=ttft_p99, tpot_p99=tpot_p99, more=slo or ()),
+            objective=objective_option(objective),
+            options=options,
+            seed=seed,
+            jobs=jobs_option(jobs),
+            ray=ray,
+            progress=progress,
+        )
+    if out is not None:
+        from dataclasses import replace
+
+        from plimsoll.spec.io import write
+
+        write(answer.plan, out)
+        answer = replace(answer, plan_path=str(out))
+    emit(answer, json=json, html=report)
+
+
+@app.command()
+def simulate(
+    plan: Annotated[Path, Argument(help="Plan file, or a run folder to repeat.")],
+    workload: Annotated[
+        str | None, Option("--workload", "-w", help="Bundled workload, trace file, or 4000/500.")
+    ] = None,
+    rate: Rate = None,
+    requests: Annotated[int, Option(help="Requests to draw; 0 takes the workload's own.")] = 0,
+    in_flight: Annotated[int, Option(help="Closed loop with that many in flight.")] = 0,
+    ttft_p99: TtftP99 = None,
+    tpot_p99: TpotP99 = None,
+    slo: SloOption = None,
+    seed: Annotated[int | None, Option(help="Seed of every random stream; 0 if not given.")] = None,
+    out: Annotated[Path | None, Option(help="Folder for the run record.")] = None,
+    trace: Annotated[Path | None, Option(help="Write a Chrome/Perfetto trace.")] = None,
+    report: ReportFile = None,
+    json: Json = False,
+) -> None:
+    """Serve a workload with a plan on the simulated clock; report what users would see."""
+    from plimsoll.api.simulate import simulate_file
+    from plimsoll.api.slo_options import slo_from_options
+    from plimsoll.cli.output import check_writable, emit, workload_spec
+
+    check_writable(trace)
+    check_writable(report)
+    promise = slo_from_options(ttft_p99=ttft_p99, tpot_p99=tpot_p99, more=slo or ())
+    answer = simulate_file(
+        plan,
+        None
+        if workload is None
+        else workload_spec(workload, rate=rate, requests=requests, in_flight=in_flight),
+        seed=seed,
+        slo=promise if promise.targets else None,
+        out=out,
+    )
+    if trace is not None:
+        answer.write_trace(trace)
+    emit(answer, json=json, html=report)
+
+
+@app.command()
+def compare(
+    sides: Annotated[list[Path], Argument(help="Plan files or run folders, two or more.")],
+    workload: Annotated[
+        str | None, Option("--workload", "-w", help="What plans are simulated on.")
+    ] = None,
+    rate: Rate = None,
+    ttft_p99: TtftP99 = None,
+    tpot_p99: TpotP99 = None,
+    slo: SloOption = None,
+    seed: Seed = 0,
+    report: ReportFile = None,
+    json: Json = False,
+) -> None:
+    """Plans or recorded runs side by side on the same workload."""
+    from plimsoll.api.compare import compare as run_compare
+    from plimsoll.api.slo_options import slo_from_options
+    from plimsoll.cli.output import emit, workload_spec
+
+    promise = slo_from_options(ttft_p99=ttft_p99, tpot_p99=tpot_p99, more=slo or ())
+    answer = run_compare(
+        sides,
+        None if workload is None else workload_spec(workload, rate=rate),
+        seed=seed,
+        slo=promise if promise.targets else None,
+    )
+    emit(answer, json=json, html=report)
+
+
+@app.command()
+def export(
+    plan: Annotated[Path, Argument(help="Plan file.")],
+    to: Annotated[str, Option(help="Target: see `plimsoll list exports`.")],
+    model_path: Annotated[str, Option(help="What the engine loads: hub id or path.")] = "",
+    workload: Annotated[
+        str | None, Option("--workload", "-w", help="Load for the bench target.")
+    ] = None,
+    out: Annotated[Path | None, Option(help="Folder for the files; printed otherwise.")] = None,
+    json: Json = False,
+) -> None:
+    """Write the files that start a plan on another system, or the matching load."""
+    from plimsoll.api.export import export as run_export
+    from plimsoll.api.simulate import load_plan
+    from plimsoll.cli.output import emit
+    from plimsoll.spec.workload_files import load_workload
+
+    answer = run_export(
+        load_plan(plan),
+        to,
+        model_path=model_path,
+        workload=load_workload(workload) if workload else None,
+    )
+    if out is not None:
+        answer.write(out)
+    if out is not None or json:
+        emit(answer, json=json, html=None)
+        return
+    for file in answer.files:
+        print(f"# ---- {file.name}")
+        print(file.text)
+
+
+@app.command()
+def reproduce(
+    ids: Annotated[
+        list[str] | None, Argument(help="Systems of the catalog; `list` names them.")
+    ] = None,
+    all_systems: Annotated[bool, Option("--all", help="Every system of the catalog.")] = False,
+    data: Annotated[Path | None, Option(help="Folder of published measurements.")] = None,
+    quick: Annotated[bool, Option("--quick", help="Leave slow checks out.")] = False,
+    quiet: Quiet = False,
+    json: Json = False,
+) -> None:
+    """Recompute the claims of published systems; exit 0 only if every check passes."""
+    from plimsoll.api.listing import listing
+    from plimsoll.api.reproduce import reproduce as run_reproduce
+    from plimsoll.cli.output import emit
+    from plimsoll.spec.errors import SpecError
+
+    if ids == ["list"]:
+        emit(listing("catalog"), json=json, html=None)
+        return
+    if bool(ids) == all_systems:
+        raise SpecError("reproduce: name systems or --all; `plimsoll list catalog` shows them")
+    talk = (
+        None
+        if quiet
+        else lambda row: print(f"{row.system}: {row.what}: {row.verdict}", file=sys.stderr)
+    )
+    answer = run_reproduce(ids or (), data=data, quick=quick, on_row=talk)
+    emit(answer, json=json, html=None)
+    if not answer.passed:
+        raise typer.Exit(1)
+
+
+@app.command(name="list")
+def list_names(
+    kind: Annotated[
+        str, Argument(help="models, hardware, workloads, policies, catalog or exports.")
+    ],
+    json: Json = False,
+) -> None:
+    """What the package knows by name."""
+    from plimsoll.api.listing import listing
+    from plimsoll.cli.output import emit
+
+    emit(listing(kind), json=json, html=None)
+
+
+@app.command()
+def doctor(json: Json = False) -> None:
+    """What this installation can do."""
+    from plimsoll.api.doctor import doctor as run_doctor
+    from plimsoll.cli.output import emit
+
+    answer = run_doctor()
+    emit(answer, json=json, html=None)
+    if not answer.healthy:
+        raise typer.Exit(1)
+
+
+def run() -> None:
+    """Entry point: errors become one sentence and an exit code."""
+    from click.exceptions import Abort, ClickException
+
+    try:
+        code = app(standalone_mode=False)
+    except ClickException as error:
+        error.show()
+        code = 2
+    except InfeasibleError as error:
+        _say_infeasible(error)
+        code = error.exit_code
+    except PlimsollError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = error.exit_code
+    except (Abort, KeyboardInterrupt):
+        print("interrupted", file=sys.stderr)
+        code = 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except Exception as error:
+        if os.environ.get("PLIMSOLL_DEBUG"):
+            raise
+        print(
+            f"internal error: {type(error).__name__}: {error}; "
+            "run again with --debug for the traceback",
+            file=sys.stderr,
+        )
+        code = 1
+    sys.exit(code)
+
+
+def _say_infeasible(error: InfeasibleError) -> None:
+    print(f"infeasible: {error}", file=sys.stderr)
+    for name, text in (
+        ("what binds", error.binding),
+        ("nearest", error.nearest),
+        ("smallest change", error.change),
+    ):
+        if text:
+            print(f"  {name}: {text}", file=sys.stderr)
+    if "--json" in sys.argv:
+        import json
+
+        print(
+            json.dumps(
+                {
+                    "format_version": 1,
+                    "infeasible": str(error),
+                    "binding": error.binding,
+                    "nearest": error.nearest,
+                    "change": error.change,
+                },
+                indent=2,
+            )
+        )
+
+
+if __name__ == "__main__":
+    run()

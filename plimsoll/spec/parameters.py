@@ -7,8 +7,9 @@ are a sum over the same list.
 Conventions. *Total* counts the language model and its vision tower, tied embeddings once, and
 leaves out multi-token-prediction heads unless asked. *Active* counts what one token multiplies:
 the mixers, the dense and shared feed-forward parts, ``top_k`` routed experts, routers, norms and
-the output head; the input embedding is a look-up and counts only with ``embedding=True``. OpenAI,
-DeepSeek and Moonshot publish active figures without it, Mistral and Qwen with it.
+the output head; the input embedding is a look-up and counts only with ``embedding=True``.
+Published figures differ: OpenAI and DeepSeek count as here, Mistral, Moonshot and Qwen add the
+embedding, Zhipu and MiniMax leave the head out (``head=False``).
 
 Left out: buffers (rotary tables, masks) and padding of the vocabulary. The mixers' matrices and
 their sources are in ``spec/mixer_weights.py``.
@@ -195,15 +196,24 @@ def total_parameters(model: ModelSpec, *, mtp: bool = False) -> int:
     return counts.total + (counts.mtp if mtp else 0)
 
 
-def active_parameters(model: ModelSpec, *, embedding: bool = False) -> int:
-    """Parameters one text token multiplies; with ``embedding`` the input table counts whole."""
+def active_parameters(model: ModelSpec, *, embedding: bool = False, head: bool = True) -> int:
+    """Parameters one text token multiplies.
+
+    With ``embedding`` the input table counts whole, without ``head`` the output head does not
+    count: the two other conventions in use (see the top of this file).
+    """
     active = 0.0
     for group in model.layers:
         for weight in layer_weights(group.layer, model.hidden_size):
             active += group.count * weight.parameters * weight.active
+    tied = model.tied_embeddings
     for weight in outer_weights(model):
-        whole = embedding and weight.part == "embedding"
-        active += weight.parameters * (1.0 if whole else weight.active)
+        share = weight.active
+        if weight.part == "embedding":
+            share = 1.0 if embedding or (tied and head) else 0.0
+        elif weight.part == "lm-head" and not head:
+            share = 0.0
+        active += weight.parameters * share
     return round(active)
 
 

@@ -188,6 +188,141 @@ SMALL = [
     ),
 ]
 
+# larger models whose fields are public, in billions with the rounding of the published figure
+PUBLIC_FIELDS = [
+    (  # Kimi-Linear-48B-A3B: 49.1 B, 3 B active (arXiv 2510.26692 and hub)
+        {
+            "model_type": "kimi_linear",
+            "hidden_size": 2304,
+            "num_hidden_layers": 27,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 32,
+            "intermediate_size": 9216,
+            "kv_lora_rank": 512,
+            "q_lora_rank": None,
+            "qk_nope_head_dim": 128,
+            "qk_rope_head_dim": 64,
+            "v_head_dim": 128,
+            "first_k_dense_replace": 1,
+            "moe_intermediate_size": 1024,
+            "num_experts": 256,
+            "num_experts_per_token": 8,
+            "num_shared_experts": 1,
+            "vocab_size": 163840,
+            "model_max_length": 1048576,
+            "hidden_act": "silu",
+            "linear_attn_config": {
+                "full_attn_layers": [4, 8, 12, 16, 20, 24, 27],
+                "head_dim": 128,
+                "kda_layers": [
+                    1,
+                    2,
+                    3,
+                    5,
+                    6,
+                    7,
+                    9,
+                    10,
+                    11,
+                    13,
+                    14,
+                    15,
+                    17,
+                    18,
+                    19,
+                    21,
+                    22,
+                    23,
+                    25,
+                    26,
+                ],
+                "num_heads": 32,
+                "short_conv_kernel_size": 4,
+            },
+        },
+        49.1,
+        0.05,
+        3,
+        0.5,
+    ),
+    (  # Qwen3-Next-80B-A3B: 80 B, 3 B active (card)
+        {
+            "model_type": "qwen3_next",
+            "hidden_size": 2048,
+            "num_hidden_layers": 48,
+            "num_attention_heads": 16,
+            "num_key_value_heads": 2,
+            "head_dim": 256,
+            "intermediate_size": 5120,
+            "full_attention_interval": 4,
+            "linear_num_key_heads": 16,
+            "linear_num_value_heads": 32,
+            "linear_key_head_dim": 128,
+            "linear_value_head_dim": 128,
+            "moe_intermediate_size": 512,
+            "num_experts": 512,
+            "num_experts_per_tok": 10,
+            "shared_expert_intermediate_size": 512,
+            "decoder_sparse_step": 1,
+            "mlp_only_layers": [],
+            "vocab_size": 151936,
+            "max_position_embeddings": 262144,
+            "hidden_act": "silu",
+        },
+        80,
+        0.5,
+        3,
+        0.9,
+    ),
+    (  # GLM-4.5: 355 B, 32 B active (arXiv 2508.06471)
+        {
+            "model_type": "glm4_moe",
+            "hidden_size": 5120,
+            "num_hidden_layers": 92,
+            "num_attention_heads": 96,
+            "num_key_value_heads": 8,
+            "head_dim": 128,
+            "intermediate_size": 12288,
+            "moe_intermediate_size": 1536,
+            "n_routed_experts": 160,
+            "num_experts_per_tok": 8,
+            "n_shared_experts": 1,
+            "first_k_dense_replace": 3,
+            "attention_bias": True,
+            "use_qk_norm": True,
+            "vocab_size": 151552,
+            "max_position_embeddings": 131072,
+            "hidden_act": "silu",
+            "num_nextn_predict_layers": 1,
+        },
+        355,
+        0.5,
+        32,
+        0.5,
+    ),
+    (  # MiniMax-Text-01: 456 B, 45.9 B active (arXiv 2501.08313)
+        {
+            "model_type": "minimax_text_01",
+            "hidden_size": 6144,
+            "num_hidden_layers": 80,
+            "num_attention_heads": 64,
+            "num_key_value_heads": 8,
+            "head_dim": 128,
+            "intermediate_size": 9216,
+            "num_local_experts": 32,
+            "num_experts_per_tok": 2,
+            "attn_type_list": ([0] * 7 + [1]) * 10,
+            "vocab_size": 200064,
+            "max_position_embeddings": 10240000,
+            "hidden_act": "silu",
+        },
+        456,
+        0.5,
+        45.9,
+        0.05,
+    ),
+]
+
 
 def close(found: float, published: float, rounding: float) -> bool:
     return abs(found - published) <= max(0.01 * published, rounding)
@@ -218,6 +353,23 @@ def test_small_models_are_counted_to_the_last_parameter(
 ) -> None:
     model = model_from_config(config, name="small", where="config.json")
     assert total_parameters(model) == round(thousands * 1000)
+
+
+@pytest.mark.parametrize("row", PUBLIC_FIELDS, ids=lambda row: str(row[0]["model_type"]))
+def test_models_given_by_their_public_fields(
+    row: tuple[dict[str, object], float, float, float, float],
+) -> None:
+    config, total, rounding, active, active_rounding = row
+    model = model_from_config(config, name="public", where="config.json")
+    assert close(total_parameters(model) / B, total, rounding)
+    assert close(active_parameters(model, head=False) / B, active, active_rounding)
+
+
+@needs_configs
+def test_glm_5_publishes_its_active_parameters_without_the_head() -> None:
+    """40 B (card)."""
+    model = load_model(config_path("zai-org--GLM-5"))
+    assert close(active_parameters(model, head=False) / B, 40, 0)
 
 
 @needs_configs

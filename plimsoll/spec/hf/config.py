@@ -134,6 +134,10 @@ def model_from_config(
     if top.data.get("is_encoder_decoder") is True:
         raise UnsupportedError(f"{where}: encoder-decoder models are not described here")
     fields = _text_fields(data, where)
+    if fields.has("type_vocab_size") and not fields.flag("is_decoder"):
+        raise UnsupportedError(
+            f"{where}: type_vocab_size is that of an encoder; only decoders are described here"
+        )
     model_type = fields.text("model_type")
     conventions = conventions_for(model_type, top.text("model_type"))
     if not conventions.known:

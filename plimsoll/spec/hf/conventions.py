@@ -40,7 +40,6 @@ class Conventions:
     global_every: int = 0
     layer_scalar: bool = False
     four_h: bool = False
-    parallel: bool = False
     vision: dict[str, int] = field(default_factory=dict)
 
 

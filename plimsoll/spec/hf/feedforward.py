@@ -100,6 +100,7 @@ class FeedForwardReader:
             "top_k_experts",
             "moe_top_k",
             "moe_topk",
+            "moe_k",
             "moe_router_topk",
         )
         if self.top_k > self.num_experts:

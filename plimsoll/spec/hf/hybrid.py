@@ -2,7 +2,8 @@
 
 ``linear_*`` fields describe Qwen's gated delta net, ``linear_attn_config`` Kimi's delta
 attention (decay per channel, low-rank projections), ``mamba_*`` / ``ssm_*`` a Mamba-2 mixer.
-Mamba-1 and lightning attention are refused: their shapes differ and no model here needs them.
+Lightning attention (``attn_type_list``) has the same matrices without convolution and with fixed
+decays. Mamba-1 is refused: its shapes differ.
 """
 
 from plimsoll.spec.dtype import DType
@@ -10,7 +11,7 @@ from plimsoll.spec.errors import UnsupportedError
 from plimsoll.spec.hf.fields import Fields
 from plimsoll.spec.model import LinearAttention, StateSpace
 
-__all__ = ["read_linear_attention", "read_state_space"]
+__all__ = ["read_lightning", "read_linear_attention", "read_state_space"]
 
 _HEADS = 2**16
 _DIM = 2**16
@@ -58,6 +59,21 @@ def read_linear_attention(fields: Fields) -> LinearAttention:
         head_k_dim=fields.required("linear_key_head_dim", most=_DIM),
         head_v_dim=fields.required("linear_value_head_dim", most=_DIM),
         conv_kernel=fields.optional("linear_conv_kernel_dim", default=4, most=1024),
+        state_dtype=_state_dtype(fields),
+    )
+
+
+def read_lightning(fields: Fields, hidden: int) -> LinearAttention:
+    """Linear attention on the softmax layers' heads: no convolution, a gated output."""
+    heads = fields.required("num_attention_heads", most=_HEADS)
+    dim = fields.optional("head_dim", default=max(1, hidden // heads), least=1, most=_DIM)
+    fields.assume("lightning attention is counted as gated linear attention without convolution")
+    return LinearAttention(
+        num_k_heads=heads,
+        num_v_heads=heads,
+        head_k_dim=dim,
+        head_v_dim=dim,
+        conv_kernel=0,
         state_dtype=_state_dtype(fields),
     )
 

@@ -7,11 +7,12 @@ named by a pattern: ``M`` state space, ``*`` attention, ``E`` experts, ``-`` fee
 
 from collections.abc import Sequence
 
+from plimsoll.spec.errors import UnsupportedError
 from plimsoll.spec.hf.blocks import block_layers
 from plimsoll.spec.hf.conventions import Conventions
 from plimsoll.spec.hf.feedforward import FeedForwardReader
 from plimsoll.spec.hf.fields import Fields
-from plimsoll.spec.hf.hybrid import read_linear_attention, read_state_space
+from plimsoll.spec.hf.hybrid import read_lightning, read_linear_attention, read_state_space
 from plimsoll.spec.hf.softmax import SoftmaxReader
 from plimsoll.spec.model import (
     Attention,
@@ -29,7 +30,7 @@ __all__ = ["count_layers", "grouped", "read_layers"]
 
 _MOST_LAYERS = 10_000
 _PATTERN = {"M": "mamba", "*": "attention", "E": "moe", "-": "mlp"}
-_LINEAR = {"linear_attention", "kda", "gated_delta_net"}
+_LINEAR = {"linear_attention", "kda", "gated_delta_net", "lightning"}
 _STATE = {"mamba", "mamba2"}
 
 
@@ -81,6 +82,33 @@ def _kinds(fields: Fields, num_layers: int) -> tuple[str, ...]:
         return tuple(
             "attention" if (i + 1) % every == 0 else "linear_attention" for i in range(num_layers)
         )
+    softmax = fields.counts("attn_type_list", length=num_layers, least=0, most=1)
+    if 0 in softmax:
+        return tuple("attention" if flag else "lightning" for flag in softmax)
+    return _state_space_kinds(fields, num_layers)
+
+
+def _state_space_kinds(fields: Fields, num_layers: int) -> tuple[str, ...]:
+    """Kinds of a hybrid that names its attention layers, () where nothing is a state space.
+
+    Raises:
+        UnsupportedError: there are recurrent layers, but nothing says which.
+    """
+    if fields.has("attn_layer_indices"):
+        indices = set(fields.counts("attn_layer_indices", most=_MOST_LAYERS))
+        return tuple("attention" if i in indices else "mamba" for i in range(num_layers))
+    if fields.has("attn_layer_period"):
+        period = fields.required("attn_layer_period", most=_MOST_LAYERS)
+        offset = fields.optional("attn_layer_offset", default=0, most=_MOST_LAYERS)
+        return tuple("attention" if i % period == offset else "mamba" for i in range(num_layers))
+    marks = ("mamba_d_state", "ssm_state_size", "mamba_d_ssm", "lru_width")
+    name, _ = fields.find(*marks)
+    if name:
+        raise UnsupportedError(
+            f"{fields.where}: {name} speaks of recurrent layers, but no field that is known "
+            "(layer_types, layers_block_type, hybrid_override_pattern, attn_layer_indices) "
+            "says which layers they are"
+        )
     return ()
 
 
@@ -114,7 +142,10 @@ class _Readers:
         self.linear: LinearAttention | None = None
         self.state: StateSpace | None = None
         if used & _LINEAR:
-            self.linear = read_linear_attention(fields)
+            lightning = "lightning" in used
+            self.linear = (
+                read_lightning(fields, hidden) if lightning else (read_linear_attention(fields))
+            )
         if used & _STATE:
             self.state = read_state_space(fields)
         self.ffn = FeedForwardReader(fields, conventions, **size)

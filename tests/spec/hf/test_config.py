@@ -301,6 +301,10 @@ def test_more_experts_chosen_than_there_are() -> None:
         {"quantization_config": {"quant_method": "magic"}},
         {"quantization_config": {"quant_algo": "MAGIC"}},
         {"layer_types": ["mamba"] * 4, "mamba_dt_rank": 16},
+        {"attn_layer_period": 2, "attn_layer_offset": 1, "mamba_dt_rank": 16},
+        {"mamba_d_state": 64, "mamba_d_ssm": 512},
+        {"lru_width": 256},
+        {"type_vocab_size": 2},
     ],
 )
 def test_what_is_not_described_is_said_to_be_unsupported(changes: dict[str, Any]) -> None:
@@ -368,6 +372,20 @@ def test_layers_that_share_their_cache() -> None:
     found = layers(read(num_kv_shared_layers=1))
     shares = [x.mixer.kv_from_layer_below for x in found if isinstance(x.mixer, Attention)]
     assert shares == [False, False, False, True]
+
+
+def test_attention_layers_named_by_their_numbers() -> None:
+    mamba = {"mamba_n_heads": 8, "mamba_d_head": 32, "mamba_d_state": 16, "mamba_n_groups": 1}
+    found = layers(read(attn_layer_indices=[2], **mamba))
+    assert [isinstance(x.mixer, StateSpace) for x in found] == [True, True, False, True]
+    assert all(isinstance(x.ffn, DenseFfn) for x in found)
+
+
+def test_lightning_attention_in_listed_layers() -> None:
+    found = layers(read(attn_type_list=[0, 0, 0, 1]))
+    assert [isinstance(x.mixer, LinearAttention) for x in found] == [True, True, True, False]
+    mixer = found[0].mixer
+    assert isinstance(mixer, LinearAttention) and mixer.conv_kernel == 0
 
 
 def test_a_vision_tower_is_counted_with_the_model() -> None:

@@ -44,6 +44,7 @@ from plimsoll.spec.parameters import (
     total_parameters,
     weight_bytes,
     weight_format,
+    with_weight_dtype,
 )
 from plimsoll.spec.units import format_bytes
 
@@ -213,6 +214,7 @@ def peak(
     num_devices: int = 1,
     attention: AttentionCount = "causal",
     decode_tokens: int = 250,
+    weight_dtype: DType | None = None,
     kv_dtype: DType | None = None,
     nominal_parameters: float | None = None,
     reserve_bytes: float = 0.0,
@@ -220,7 +222,7 @@ def peak(
 ) -> PeakReport:
     """The peak of ``context_tokens`` on ``num_devices`` devices with tensor parallelism.
 
-    ``kv_dtype`` None: as the checkpoint says. ``nominal_parameters`` replaces the exact count
+    A dtype of None: as the checkpoint says. ``nominal_parameters`` replaces the exact count
     of a dense model by a round one ("34B"), all of them read and multiplied for every token.
     ``reserve_bytes`` a device are kept for activations and the runtime.
 
@@ -234,6 +236,7 @@ def peak(
             f"users {users}, num_devices {num_devices}, decode_tokens {decode_tokens}: expected 1 "
             f"or more of each, and reserve_bytes {reserve_bytes:g} of zero or more"
         )
+    model = with_weight_dtype(model, weight_dtype)
     cache_dtype = kv_dtype or model.quantization.kv_cache
     parameters = float(total_parameters(model))
     weights_bytes = weight_bytes(model)

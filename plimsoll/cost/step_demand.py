@@ -26,7 +26,13 @@ from plimsoll.spec.model import (
     ModelSpec,
     StateSpace,
 )
-from plimsoll.spec.parameters import Weight, layer_weights, outer_weights, weight_format
+from plimsoll.spec.parameters import (
+    Weight,
+    layer_weights,
+    outer_weights,
+    weight_format,
+    with_weight_dtype,
+)
 from plimsoll.spec.record import StepColumns
 
 __all__ = ["AttentionDemand", "ExpertDemand", "StepDemand", "step_demand"]
@@ -115,8 +121,15 @@ def _mixing(
     return [], 0.0, 0.0
 
 
-def step_demand(model: ModelSpec, device: Device, *, kv_dtype: DType | None = None) -> StepDemand:
-    """The demand of ``model``'s steps on ``device``; ``kv_dtype`` None: as the model says."""
+def step_demand(
+    model: ModelSpec,
+    device: Device,
+    *,
+    weight_dtype: DType | None = None,
+    kv_dtype: DType | None = None,
+) -> StepDemand:
+    """The demand of ``model``'s steps on ``device``; a dtype of None: as the model says."""
+    model = with_weight_dtype(model, weight_dtype)
     cache_dtype = kv_dtype or model.quantization.kv_cache
     half = device.flops_per_s(multiply_format(DType.BF16, device).math)
     token_s = sample_s = weight_bytes = state_bytes = 0.0

@@ -113,6 +113,23 @@ def test_demand_of_a_step_is_the_analytical_peak(layers: tuple[Layer, ...]) -> N
     assert memory_s[0] == pytest.approx(expected.decode_step_s, rel=1e-3)
 
 
+def test_lighter_weights_lighten_decode_alone() -> None:
+    spec = model(FULL)
+    device = replace(DEVICE, peak_flops_per_s={DType.BF16: 1e15, DType.FP8: 2e15})
+    steps = rows(num_decodes=[1], decode_context=[8_000])
+    wide, narrow = (
+        step_demand(spec, device, weight_dtype=dtype).busy_s(steps)[1][0]
+        for dtype in (None, DType.FP8)
+    )
+    assert narrow == pytest.approx(
+        peak(spec, device, 8_000, weight_dtype=DType.FP8).decode_step_s, rel=1e-3
+    )
+    assert 0.5 * wide < narrow < 0.7 * wide
+    assert peak(spec, device, 8_000, weight_dtype=DType.FP8).kv_bytes == pytest.approx(
+        peak(spec, device, 8_000).kv_bytes
+    )
+
+
 def test_a_run_of_steps_is_the_sum_of_its_steps() -> None:
     demand = step_demand(model(FULL, SPARSE), DEVICE)
     run = rows(num_decodes=[7], decode_context=[7_000], num_steps=[20])

@@ -353,15 +353,16 @@ def write_figure(picture: Picture, path: Path, *, width_in: float = 7.0) -> None
     try:
         import matplotlib
         from matplotlib.figure import Figure
+        from matplotlib.layout_engine import ConstrainedLayoutEngine
     except ImportError:
         raise UnsupportedError(
             "figures need matplotlib, which is not installed; pip install 'plimsoll[report]'"
         ) from None
     tall = {LoadCurvePicture: 0.85, RequestTimeline: 0.75}.get(type(picture), 0.6)
-    settings = {"svg.hashsalt": "plimsoll", "svg.fonttype": "none", "font.size": 9}
+    settings: dict[Any, Any] = {"svg.hashsalt": "plimsoll", "svg.fonttype": "none", "font.size": 9}
     with matplotlib.rc_context(settings):
-        figure = Figure(figsize=(width_in, width_in * tall), layout="constrained")
-        figure.get_layout_engine().set(rect=(0, 0.03, 1, 0.97))
+        layout = ConstrainedLayoutEngine(rect=(0, 0.03, 1, 0.97))
+        figure = Figure(figsize=(width_in, width_in * tall), layout=layout)
         _DRAW[type(picture)](figure, picture)  # type: ignore[operator]
         origin = getattr(picture, "origin", None)
         notes = "; ".join([*picture.notes, *([origin.value] if origin is not None else [])])

@@ -301,4 +301,5 @@ _DRAW = {
 
 def plotly_figure(picture: Picture) -> Figure:
     """A picture as ``{"data": [...], "layout": {...}}``."""
-    return _DRAW[type(picture)](picture)  # type: ignore[operator]
+    made: Figure = _DRAW[type(picture)](picture)  # type: ignore[operator]
+    return made

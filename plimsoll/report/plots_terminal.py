@@ -28,7 +28,7 @@ from plimsoll.report.wording import (
 
 __all__ = ["picture_text"]
 
-_COLORS = ("blue", "orange", "green", "magenta", "cyan", "yellow", "white")
+_COLORS = ("blue", "vermillion", "green", "purple", "amber", "sky", "gray")
 _SHAPES = ("o", "x", "+", "#", "@", "%", "=")
 
 
@@ -64,7 +64,7 @@ def _pareto(p: ParetoPicture, width: int, height: int, color: bool) -> list[str]
                 Curve(
                     xs=[q.tokens_per_s_per_user],
                     ys=[q.tokens_per_s_per_gpu],
-                    color="red",
+                    color="alert",
                     shape="★",
                 )
             )
@@ -165,9 +165,9 @@ def _load_curve(p: LoadCurvePicture, width: int, height: int, color: bool) -> li
             for name in ("mean", "low", "high")
         )
         curves = [
-            Curve(xs=at, ys=means, color="orange"),
-            Curve(xs=at * 2, ys=lows + highs, color="orange", shape="-"),
-            Curve(xs=at, ys=means, color="orange", shape="x"),
+            Curve(xs=at, ys=means, color="vermillion"),
+            Curve(xs=at * 2, ys=lows + highs, color="vermillion", shape="-"),
+            Curve(xs=at, ys=means, color="vermillion", shape="x"),
         ]
         if p.bound_s is not None:
             level = math.log10(p.bound_s)
@@ -210,7 +210,7 @@ def _roofline(p: RooflinePicture, width: int, height: int, color: bool) -> list[
             )
         )
         legend.append(f"roof: {dtype} {rate_text(top / 1e12, 'TFLOP/s')}")
-    for phase, shape, name in (("prefill", "x", "orange"), ("decode", "o", "blue")):
+    for phase, shape, name in (("prefill", "x", "vermillion"), ("decode", "o", "blue")):
         dots = [d for d in p.dots if d.phase == phase]
         curves.append(
             Curve(

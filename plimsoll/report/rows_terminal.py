@@ -7,18 +7,29 @@ import math
 
 from plimsoll.report.pictures import MemoryWaterfall, RequestTimeline, TimeBreakdown
 from plimsoll.report.text_plot import head, tail, wrap
-from plimsoll.report.wording import seconds_text
+from plimsoll.report.wording import TERMINAL_COLORS, seconds_text
 from plimsoll.spec.units import format_bytes
 
 __all__ = ["breakdown_rows", "memory_rows", "timeline_rows"]
 
 _GLYPHS = {"queue": "·", "prefill": "▓", "decode": "━", "preempted": "░"}
-_SGR = {"queue": "90", "prefill": "33", "decode": "34", "preempted": "35", "late": "31;1"}
-_SGR |= {"compute": "34", "memory": "32", "collective": "33", "host": "35"}
+_COLORS = {
+    "queue": "gray",
+    "prefill": "vermillion",
+    "decode": "blue",
+    "preempted": "purple",
+    "late": "alert",
+    "compute": "blue",
+    "memory": "green",
+    "collective": "vermillion",
+    "host": "purple",
+}
 
 
 def _paint(text: str, kind: str, color: bool) -> str:
-    return f"\x1b[{_SGR[kind]}m{text}\x1b[0m" if color and text.strip() else text
+    if not color or not text.strip():
+        return text
+    return f"\x1b[38;5;{TERMINAL_COLORS[_COLORS[kind]]}m{text}\x1b[0m"
 
 
 def timeline_rows(p: RequestTimeline, width: int, height: int, color: bool) -> list[str]:

@@ -81,7 +81,7 @@ def percentile_table(summary: Summary) -> Table:
         ("ITL", summary.itl_s),
         ("End-to-end", summary.e2e_s),
     ]
-    shown = []
+    shown: list[tuple[str, ...]] = []
     for name, d in rows:
         if d is None:
             shown.append((name, "-", "-", "-", "-", "-", "0"))

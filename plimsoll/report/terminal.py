@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from plimsoll.report.document import KeyNumber, Report, Table
 from plimsoll.report.pictures import MemoryWaterfall
-from plimsoll.report.wording import count_text, error_text, number_text, percent_text
+from plimsoll.report.wording import (
+    TERMINAL_COLORS,
+    count_text,
+    error_text,
+    number_text,
+    percent_text,
+)
 from plimsoll.spec.plan import Pool, ServingPlan
 from plimsoll.spec.units import format_bytes
 
@@ -28,6 +34,7 @@ __all__ = [
 ]
 
 MAX_COLUMNS = 80
+_ALERT = f"bold color({TERMINAL_COLORS['alert']})"
 
 
 def make_console(file: TextIO | None = None) -> "Console":
@@ -63,8 +70,8 @@ def table_lines(table: Table) -> "RenderableType":
         )
     for row in table.rows:
         chosen = any(cell.startswith("*") for cell in row[:1])
-        cells = [Text(c, style="bold red" if c.startswith("MISSED") else "") for c in row]
-        grid.add_row(*cells, style="bold" if chosen else None)
+        texts = [Text(c, style=_ALERT if c.startswith("MISSED") else "") for c in row]
+        grid.add_row(*texts, style="bold" if chosen else None)
     lines: list[Any] = [Text(table.title, style="bold")] if table.title else []
     if table.rows:
         lines.append(grid)
@@ -173,7 +180,7 @@ def memory_bars(picture: MemoryWaterfall, *, width: int = 76) -> "RenderableType
             full,
             name_width,
             bar_width,
-            "red" if over else "green",
+            "alert" if over else "green",
         )
     )
     spare = picture.limit_bytes - picture.used_bytes
@@ -182,7 +189,7 @@ def memory_bars(picture: MemoryWaterfall, *, width: int = 76) -> "RenderableType
         Text(
             f"{format_bytes(picture.used_bytes)} of {format_bytes(picture.limit_bytes)} that the "
             f"engine may take: {verdict}",
-            style="bold red" if over else "",
+            style=_ALERT if over else "",
         )
     )
     lines += [Text(f"({note})", style="dim") for note in picture.notes]
@@ -195,7 +202,7 @@ def _bar_line(
     from rich.text import Text
 
     line = Text(f"{name:<{name_width}}  ")
-    line.append(f"{bar:<{bar_width}}", style=color)
+    line.append(f"{bar:<{bar_width}}", style=f"color({TERMINAL_COLORS[color]})")
     line.append(f"  {format_bytes(size):>10} {size / full * 100:5.1f} %")
     return line
 
@@ -225,7 +232,9 @@ def print_report(report: Report, console: "Console") -> None:
         else:
             color = console.is_terminal and not console.no_color
             text = picture_text(picture, width=console.width - 2, color=color)
-            console.print(Text.from_ansi(text))
+            title, _, body = text.partition("\n")
+            console.print(Text(title, style="bold"))
+            console.print(Text.from_ansi(body))
     if report.assumptions:
         gap()
         console.print(Text("Assumed", style="bold"))

@@ -7,16 +7,17 @@ import math
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from plimsoll.report.pictures import Picture
-from plimsoll.report.wording import ticks_1_2_5
+from plimsoll.report.wording import TERMINAL_COLORS, ticks_1_2_5
 
 __all__ = ["Axis", "Curve", "head", "linear_axis", "log_axis", "plot", "tail", "wrap"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Curve:
-    """Points to draw: joined by a braille line, or one ``shape`` each."""
+    """Points to draw: joined by a braille line, or one ``shape`` each; color by name."""
 
     xs: Sequence[float]
     ys: Sequence[float]
@@ -46,6 +47,9 @@ def plot(
     """Lines of text: the curves in a frame. ``vertical`` holds (position, color) lines."""
     import plotext
 
+    def pixel(name: str) -> Any:
+        return plotext.pixel(foreground=TERMINAL_COLORS[name], background="default")
+
     figure = plotext.figure
     figure.clear()
     figure.theme("colorless")
@@ -54,13 +58,13 @@ def plot(
     figure.legend(False)
     for position, name in vertical:
         if x.low <= position <= x.high:
-            figure.line(position, "vertical", pixel=plotext.pixel(foreground=name))
+            marker = plotext.marker("│", pixel=pixel(name))
+            ends = figure.signal([position, position], [y.low, y.high], marker=marker)
+            figure.draw(ends.lines())
     for curve in curves:
         if not len(curve.xs):
             continue
-        marker = plotext.marker(
-            curve.shape or "braille", pixel=plotext.pixel(foreground=curve.color)
-        )
+        marker = plotext.marker(curve.shape or "braille", pixel=pixel(curve.color))
         signal = figure.signal(list(curve.xs), list(curve.ys), marker=marker)
         figure.draw(signal.lines(not curve.shape and len(curve.xs) > 1))
     for name, axis in (("x", x), ("y", y)):

@@ -15,6 +15,7 @@ __all__ = [
     "PART_COLORS",
     "PHASE_COLORS",
     "bound_text",
+    "TERMINAL_COLORS",
     "count_text",
     "error_text",
     "number_text",
@@ -31,6 +32,17 @@ AMBER, SKY, GRAY = "#C48A00", "#3A9AD9", "#808080"
 FAMILY_COLORS = (BLUE, VERMILLION, GREEN, PURPLE, AMBER, SKY, GRAY)
 PHASE_COLORS = {"queue": GRAY, "prefill": VERMILLION, "decode": BLUE, "preempted": PURPLE}
 PART_COLORS = {"compute": BLUE, "memory": GREEN, "collective": VERMILLION, "host": PURPLE}
+TERMINAL_COLORS = {
+    "blue": 33,
+    "vermillion": 166,
+    "green": 35,
+    "purple": 170,
+    "amber": 136,
+    "sky": 37,
+    "gray": 244,
+    "alert": 160,
+}
+"""The same colors among the 256 of terminals, legible on light and dark."""
 METRIC_NAMES = {"ttft": "TTFT", "tpot": "TPOT", "itl": "ITL", "e2e": "End-to-end latency"}
 
 

@@ -208,7 +208,7 @@ class Deliveries:
                 total = int(lane.before[-1] + lane.num_steps[-1])
                 row = np.repeat(np.arange(len(lane.base_s)), lane.num_steps)
                 ends = lane.end_s(row, np.arange(total) - lane.before[row])
-                inside = (ends >= start_s) & (ends <= end_s)
+                inside = (ends >= start_s) & (ends <= end_s + _SLACK_S)
                 stay = lane.num_decodes[row]
                 for low, first_s in joins.get(id(lane), []):
                     stay = stay - np.bincount(low, minlength=total)

@@ -182,12 +182,19 @@ def _verdict(
 
 
 def _tokens_in(record: RunRecord, start_s: float, end_s: float) -> float:
-    """Output tokens delivered in the window."""
+    """Output tokens delivered in the window.
+
+    A request that did not finish is taken to have run at the mean pace of those that did.
+    """
     r = record.requests
     has = np.isfinite(r.first_token_s) & (r.output_tokens > 0)
     first = r.first_token_s[has]
-    last = np.where(np.isfinite(r.finished_s[has]), r.finished_s[has], record.end_s)
     rest = r.output_tokens[has] - 1
+    last = r.finished_s[has]
+    ended = np.isfinite(last) & (rest > 0)
+    pace_s = float((last[ended] - first[ended]).sum() / rest[ended].sum()) if ended.any() else 0.0
+    guess = np.minimum(first + rest * pace_s, max(record.end_s, end_s))
+    last = np.where(np.isfinite(last), last, guess)
     begins = np.clip(first, start_s, end_s)
     share = np.clip(last, start_s, end_s) - begins
     span = last - first
@@ -199,12 +206,15 @@ def _tokens_in(record: RunRecord, start_s: float, end_s: float) -> float:
 
 
 def _waiting(record: RunRecord, start_s: float, end_s: float) -> tuple[float, int]:
-    """Mean and peak number of requests waiting for their first step, over the window."""
+    """Mean and peak number of requests waiting for their first step, over the window.
+
+    One that left without a step at an unknown time (rejected, cancelled) is not counted.
+    """
     r = record.requests
-    ended = np.where(np.isfinite(r.finished_s), r.finished_s, record.end_s)
-    leaves = np.where(np.isfinite(r.scheduled_s), r.scheduled_s, ended)
-    rejected = (r.status == STATUS.index("rejected")) & ~np.isfinite(r.finished_s)
-    leaves = np.where(rejected, r.arrival_s, leaves)
+    waiting_still = (r.status == STATUS.index("unfinished")) & ~np.isfinite(r.scheduled_s)
+    known = np.where(np.isfinite(r.scheduled_s), r.scheduled_s, r.finished_s)
+    leaves = np.where(waiting_still, record.end_s, known)
+    leaves = np.where(np.isfinite(leaves), leaves, r.arrival_s)
     waits = leaves > r.arrival_s
     begins, leaves = r.arrival_s[waits], leaves[waits]
     inside = np.clip(leaves, start_s, end_s) - np.clip(begins, start_s, end_s)
@@ -287,6 +297,12 @@ def _saturation(record: RunRecord, arrived: Mask) -> Saturation | None:
     )
 
 
+def _last_s(record: RunRecord) -> float:
+    """End of the run: rounding may put a last token behind the last step."""
+    last = record.requests.finished_s
+    return max(record.end_s, float(np.max(last, initial=0.0, where=np.isfinite(last))))
+
+
 def summarize(
     record: RunRecord,
     slo: Slo,
@@ -317,7 +333,7 @@ def summarize(
             f"summary: number of devices is {devices!r}; pass num_devices, 1 or more, or put it "
             "into the record's meta"
         )
-    stop_s = record.end_s if end_s is None else end_s
+    stop_s = _last_s(record) if end_s is None else end_s
     if stop_s < warmup_s or warmup_s < 0 or (stop_s == warmup_s and record.end_s > 0):
         raise SpecError(
             f"summary: the window from {warmup_s:g} s to {stop_s:g} s is empty; the run ends at "

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from plimsoll.serving.deliveries import Deliveries, token_times
 from plimsoll.spec.errors import ExecutionError
 from tests.fcfs_run import fcfs_run, poisson_run
+from tests.serving.clusters import CLOCK, POLICIES, disagg, executor, poisson
 
 SHAPES = st.fixed_dictionaries(
     {
@@ -107,3 +108,37 @@ def test_a_record_that_lost_steps_is_refused_by_name():
     cut = replace(record, requests=replace(record.requests, output_tokens=tokens))
     with pytest.raises(ExecutionError, match="request 0: its row says 57 .* show 50"):
         token_times(cut, 0)
+
+
+def simulated_runs():
+    for name, policy in POLICIES.items():
+        yield name, lambda p=policy: executor(p).run(poisson(200, rate=6.0))
+        yield (
+            f"{name}-tight",
+            lambda p=policy: executor(p, num_blocks=300).run(poisson(200, rate=6.0)),
+        )
+    staged = replace(CLOCK, num_stages=3)
+    yield (
+        "pipeline",
+        lambda: executor(POLICIES["chunked"], clock=staged).run(poisson(200, rate=6.0)),
+    )
+    yield "handed-over", lambda: disagg(prefills=2, decodes=2).run(poisson(200, rate=6.0))
+
+
+@pytest.mark.parametrize(
+    "run", [r for _, r in simulated_runs()], ids=[n for n, _ in simulated_runs()]
+)
+def test_the_simulators_own_worst_gaps_are_found_again_in_its_steps(run):
+    record = run()
+    deliveries = Deliveries(record)
+    kept, found = record.requests.max_gap_s, deliveries.max_gaps()
+    parked = np.zeros(len(kept), dtype=bool)
+    parked[record.park_request] = True
+    np.testing.assert_allclose(found[~parked], kept[~parked], rtol=0, atol=1e-7)
+    for i in np.flatnonzero(~parked):
+        assert np.all(np.diff(deliveries.times(int(i))) > 0)
+    if not parked.any():
+        gaps, counts = deliveries.gaps_between(0.0, record.end_s)
+        own, own_counts = record.itl_samples()
+        assert counts.sum() == own_counts.sum() == (record.requests.output_tokens - 1).sum()
+        assert np.dot(gaps, counts) == pytest.approx(np.dot(own, own_counts))

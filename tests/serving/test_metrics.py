@@ -130,6 +130,34 @@ def test_waiting_follows_littles_law_and_peaks_where_counting_says():
     assert summary.peak_waiting == max(counts)
 
 
+def test_clients_that_left_the_queue_at_an_unknown_time_are_not_counted_as_waiting():
+    record, _ = poisson_run(num=50, rate_per_s=5.0)
+    left = never_ended(record, slice(0, 5), "cancelled")
+    stuck = never_ended(record, slice(0, 5), "unfinished")
+    usual = summarize(record, Slo()).mean_waiting
+    assert summarize(left, Slo()).mean_waiting <= usual
+    since = (record.end_s - record.requests.arrival_s[:5]).sum() / record.end_s
+    assert summarize(stuck, Slo()).mean_waiting == pytest.approx(
+        summarize(left, Slo()).mean_waiting + since
+    )
+
+
+def test_tokens_of_requests_cut_short_are_all_counted_over_the_whole_run():
+    record, truth = poisson_run(num=50, rate_per_s=5.0)
+    cut = never_ended(record, slice(0, 5), "cancelled", first_token=True)
+    total = sum(len(t) for t in truth)
+    assert summarize(cut, Slo()).output_tokens_per_s * record.end_s == pytest.approx(total)
+
+
+def test_the_last_token_is_inside_the_run_whatever_the_rounding():
+    record, _ = poisson_run(num=50)
+    later = record.requests.finished_s.copy()
+    later[np.argmax(later)] = np.nextafter(record.end_s, np.inf)
+    late = with_requests(record, finished_s=later)
+    summary = summarize(late, Slo())
+    assert summary.requests_per_s * (summary.end_s - summary.start_s) == pytest.approx(50)
+
+
 def test_busy_fraction_of_pipelined_slots_counts_the_union():
     one, _ = fcfs_run([0.0], [100], [50], num_slots=1)
     two, _ = fcfs_run([0.0, 0.0], [100, 100], [50, 50], num_slots=2)

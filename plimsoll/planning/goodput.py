@@ -21,6 +21,7 @@ __all__ = ["Goodput", "goodput", "sustained_rate"]
 _TOLERANCE = 0.02
 _MOST_PROBES = 24
 _LEAST_FACTOR = 2.0**-10
+_ALONE_REQUESTS = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +110,7 @@ def goodput(
     ``guess_per_s`` 0: the workload's own rate.
 
     Raises:
-        InfeasibleError: one request alone already misses the SLO: no rate is low enough.
+        InfeasibleError: requests far apart already miss the SLO: no rate is low enough.
         SpecError: a closed-loop workload.
     """
     if workload.num_in_flight:
@@ -120,10 +121,10 @@ def goodput(
     asked = replace(plan, slo=slo)
     start = guess_per_s or workload.rate_per_s or 1.0
     lightest = min(start * _LEAST_FACTOR, 1.0 / duration_s)
-    alone = judge(asked, at_rate(workload, lightest, 2.0 / lightest))
+    alone = judge(asked, at_rate(workload, lightest, _ALONE_REQUESTS / lightest))
     if not alone.holds:
         raise InfeasibleError(
-            f"infeasible at any rate: two requests far apart already miss {alone.missed} "
+            f"infeasible at any rate: requests far apart already miss {alone.missed} "
             f"(by a factor of {alone.shortfall:.3g})",
             binding=alone.missed,
             nearest=f"{plan.num_devices} devices, {alone.shortfall:.3g} times the bound",

@@ -1,0 +1,237 @@
+"""When nothing fits: which limit binds, how near the nearest candidate is, what would change it.
+
+The question is asked again in the closed forms with one thing relaxed at a time: without the
+load, with looser bounds, with more nodes, with smaller weights, with less memory for long
+requests. The first relaxation that leaves a plan is the smallest change of its kind; memory is
+exact and stated in bytes. Leaves out: changes of two things at once.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from plimsoll.planning.estimate import Demand, ShapeRecord
+from plimsoll.planning.question import Question
+from plimsoll.planning.ranking import Ranking
+from plimsoll.planning.tradeoffs import plan_words
+from plimsoll.planning.trials import Trial
+from plimsoll.spec.dtype import DType
+from plimsoll.spec.errors import InfeasibleError
+from plimsoll.spec.hardware import Fleet, FleetPart
+from plimsoll.spec.slo import Slo, SloTarget
+from plimsoll.spec.units import format_bytes, format_seconds
+
+__all__ = ["explain_ranking", "explain_trials"]
+
+RankAgain = Callable[[Question], Ranking]
+_LOOSER = (1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0)
+_MORE = (2, 3, 4, 6, 8, 16)
+_SMALLER = (DType.FP8, DType.INT8, DType.INT4)
+
+
+def _looser(slo: Slo, factor: float) -> Slo:
+    targets = tuple(
+        SloTarget(
+            metric=t.metric,
+            percentile=t.percentile,
+            bound_s=t.bound_s * factor,
+            request_class=t.request_class,
+        )
+        for t in slo.targets
+    )
+    return Slo(targets=targets)
+
+
+def _more_fleet(fleet: Fleet, factor: int) -> Fleet:
+    parts = tuple(
+        FleetPart(node=part.node, num_nodes=part.num_nodes * factor) for part in fleet.parts
+    )
+    text = "+".join(f"{p.num_nodes}x({p.node.num_devices}x{p.device.name})" for p in parts)
+    return Fleet(parts=parts, text=text)
+
+
+def _by_more_devices(question: Question, again: RankAgain) -> str:
+    options = replace(question.options, max_devices=0, power_w=0.0, usd_per_hour=0.0)
+    free = replace(question, options=options)
+    if options != question.options and again(free).estimates:
+        return "without the limit on devices, power or money, the fleet in hand would do"
+    for factor in _MORE:
+        asked = replace(free, fleet=_more_fleet(question.fleet, factor))
+        found = again(asked).estimates
+        if found:
+            fewest = min(e.candidate.num_devices for e in found)
+            return f"{max(fewest, question.fleet.num_devices + 1)} devices instead of " + str(
+                question.fleet.num_devices
+            )
+    return ""
+
+
+def _by_weights(question: Question, again: RankAgain) -> str:
+    tried = question.options.weight_dtypes
+    native = {question.model.quantization.ffn, question.model.quantization.experts}
+    for dtype in _SMALLER:
+        if dtype in tried or any(dtype.bits >= own.bits for own in native):
+            continue
+        options = replace(question.options, weight_dtypes=(dtype,))
+        if again(replace(question, options=options)).estimates:
+            return f"{dtype.value} weights (--weights {dtype.value})"
+    return ""
+
+
+def _by_slo(question: Question, again: RankAgain) -> str:
+    for factor in _LOOSER if question.slo.targets else ():
+        if again(replace(question, slo=_looser(question.slo, factor))).estimates:
+            bounds = ", ".join(
+                f"{t.metric.upper()} p{t.percentile:g} {format_seconds(t.bound_s * factor)}"
+                for t in question.slo.targets
+            )
+            return f"bounds {factor:g} times looser ({bounds})"
+    return ""
+
+
+def _by_length(question: Question, ranking: Ranking, longest: int) -> str:
+    fits = [r.room.longest_tokens for r in ranking.records if r.room is not None]
+    most = max(fits, default=0)
+    if 0 < most < longest:
+        return f"requests of at most {most:,} tokens instead of {longest:,}"
+    return ""
+
+
+def _nearest_in_memory(records: Sequence[ShapeRecord]) -> ShapeRecord | None:
+    known = [r for r in records if r.room is not None and r.room.available_bytes > 0]
+    return min(
+        known,
+        key=lambda r: r.room.needed_bytes / r.room.available_bytes if r.room else float("inf"),
+        default=None,
+    )
+
+
+def _shape_words(record: ShapeRecord) -> str:
+    cut = record.shape.parallel
+    degrees = [f"tp{cut.tp}"] + [f"pp{cut.pp}"] * (cut.pp > 1)
+    degrees += [f"dp{cut.attention_dp}"] * (cut.attention_dp > 1)
+    return f"{'-'.join(degrees)} on {cut.num_devices} x {record.shape.device}"
+
+
+def _memory_error(
+    question: Question, ranking: Ranking, demand: Demand, again: RankAgain
+) -> InfeasibleError:
+    nearest = _nearest_in_memory(ranking.records)
+    if nearest is None or nearest.room is None:
+        reasons = "; ".join(ranking.skipped) or "no legal way to cut the model"
+        return InfeasibleError(
+            f"{question.model.name} cannot be cut to fit {question.fleet.text}: {reasons}",
+            binding="parallel shapes",
+            change=_by_more_devices(question, again),
+        )
+    room = nearest.room
+    over = room.needed_bytes - room.available_bytes
+    if over > 0:
+        what = (
+            f"{question.model.name} does not fit on {question.fleet.text or 'the fleet'}: the "
+            f"nearest cut, {_shape_words(nearest)}, needs {format_bytes(room.needed_bytes)} a "
+            f"device ({format_bytes(room.weights_bytes)} of weights) and may use "
+            f"{format_bytes(room.available_bytes)}: {format_bytes(over)} too much"
+        )
+    else:
+        what = (
+            f"{question.model.name} fits on {question.fleet.text or 'the fleet'}, but no cut "
+            f"leaves KV memory for the longest request of {demand.longest_tokens:,} tokens"
+        )
+    changes = [
+        _by_length(question, ranking, demand.longest_tokens) if over <= 0 else "",
+        _by_weights(question, again),
+        _by_more_devices(question, again),
+    ]
+    return InfeasibleError(
+        what,
+        binding="device memory",
+        nearest=f"{_shape_words(nearest)}: {format_bytes(room.needed_bytes)} of "
+        f"{format_bytes(room.available_bytes)} a device",
+        change=", or ".join(c for c in changes if c),
+    )
+
+
+def explain_ranking(
+    question: Question, ranking: Ranking, demand: Demand, again: RankAgain
+) -> InfeasibleError:
+    """Why the closed forms left no plan; ``again`` ranks a changed question."""
+    memory = [r for r in ranking.records if any("fit" in p or "KV" in p for p in _problems(r))]
+    if not ranking.records or len(memory) == len(ranking.records):
+        return _memory_error(question, ranking, demand, again)
+    unloaded = again(replace(question, must_carry=False)).estimates if demand.load_per_s else ()
+    changes = [_by_slo(question, again), _by_weights(question, again)]
+    changes.append(_by_more_devices(question, again))
+    change = ", or ".join(c for c in changes if c)
+    if unloaded:
+        most = max(unloaded, key=lambda e: e.rate_per_s)
+        words = plan_words(most.candidate.plan("", "", question.options, question.slo))
+        return InfeasibleError(
+            f"no plan on {question.fleet.text or 'the fleet'} carries "
+            f"{demand.load_per_s:.3g} requests/s within the SLO; the most is about "
+            f"{most.rate_per_s:.3g} requests/s, with {words}, limited by {most.limit}",
+            binding=most.limit,
+            nearest=f"{words}: {most.rate_per_s:.3g} of {demand.load_per_s:.3g} requests/s",
+            change=change,
+        )
+    reason = max(ranking.pruned, key=lambda r: ranking.pruned[r], default="the SLO")
+    latency = [r for r in ranking.pruned if "bound" in r and "memory" not in r]
+    binding = max(latency, key=lambda r: ranking.pruned[r]) if latency else reason
+    fastest = _fastest(ranking.records)
+    return InfeasibleError(
+        f"no plan on {question.fleet.text or 'the fleet'} keeps the SLO at any rate: {binding}",
+        binding=binding,
+        nearest=fastest,
+        change=change,
+    )
+
+
+def _problems(record: ShapeRecord) -> list[str]:
+    return [p for p in record.problem.values() if p]
+
+
+def _fastest(records: Sequence[ShapeRecord]) -> str:
+    steps = [
+        (float(r.table.decode(np.ones(1))[0]) * r.table.num_stages, i)
+        for i, r in enumerate(records)
+        if r.table is not None
+    ]
+    if not steps:
+        return ""
+    step, index = min(steps)
+    return f"{_shape_words(records[index])}: {format_seconds(step)} a token for one request alone"
+
+
+def explain_trials(
+    question: Question, trials: Sequence[Trial], demand: Demand, again: RankAgain
+) -> InfeasibleError:
+    """Why no simulated plan kept the promise."""
+    ran = [(t, t.run) for t in trials if t.run is not None]
+    changes = [_by_weights(question, again) if demand.load_per_s else ""]
+    if ran:
+        trial, run = min(ran, key=lambda pair: (pair[1].shortfall, pair[0].index))
+        nearest = f"{plan_words(trial.plan)}: {run.missed} {run.shortfall:.3g} times its bound"
+        binding = run.missed
+        if run.shortfall < float("inf"):
+            changes.insert(0, f"a {run.missed} bound {run.shortfall:.2f} times looser")
+    else:
+        trial = max(trials, key=lambda t: (t.rate_per_s, -t.index))
+        limit = trial.found.limit if trial.found is not None else trial.estimate.limit
+        nearest = f"{plan_words(trial.plan)}: {trial.rate_per_s:.3g} requests/s"
+        binding = limit
+    if demand.load_per_s:
+        best = max(trials, key=lambda t: (t.rate_per_s / t.plan.num_devices, -t.index))
+        if best.rate_per_s > 0:
+            each = best.rate_per_s / best.plan.num_devices
+            need = int(np.ceil(demand.load_per_s / each / best.plan.num_devices))
+            devices = max(need, 2) * best.plan.num_devices
+            changes.append(f"about {devices} devices, as {plan_words(best.plan)} more often")
+    load = f" at {demand.load_per_s:.3g} requests/s" if demand.load_per_s else ""
+    return InfeasibleError(
+        f"no plan on {question.fleet.text or 'the fleet'} kept the SLO{load} when simulated; "
+        f"nearest was {nearest}",
+        binding=binding,
+        nearest=nearest,
+        change=", or ".join(c for c in changes if c),
+    )

@@ -4,7 +4,17 @@ from typing import Any
 
 from plimsoll.report.wording import bound_text, ticks_1_2_5
 
-__all__ = ["ALERT", "Figure", "LIMIT", "NEUTRAL", "axis", "figure", "line", "note", "seconds_axis"]
+__all__ = [
+    "ALERT",
+    "Figure",
+    "LIMIT",
+    "NEUTRAL",
+    "axis",
+    "figure",
+    "line",
+    "note",
+    "seconds_axis",
+]
 
 LIMIT, NEUTRAL, ALERT = "#009E73", "#808080", "#D55E00"
 

@@ -80,24 +80,23 @@ class FitAnswer:
         size = f"{total / 1e9:.4g} B parameters"
         if active < 0.95 * total:
             size += f", {active / 1e9:.3g} B active"
+        mixed = len({row.device for row in self.rows}) > 1
         table = Table(
             title=f"Ways to cut it, {self.context_tokens:,} tokens a request",
             columns=(
-                "device",
-                "tp",
-                "pp",
+                "cut",
                 "copies",
-                "weights/GPU",
-                "KV/token/GPU",
+                "weights",
+                "KV/token",
                 "requests",
                 "TPOT 1",
-                "TPOT full",
+                "full",
                 "prefill",
             ),
-            rows=tuple(self._cells(row) for row in self.rows),
+            rows=tuple(self._cells(row, mixed) for row in self.rows),
             notes=(
-                "requests: fit at once in one copy; TPOT 1 and full: a decode step of one and of "
-                f"all of them; prefill: one prompt of {self.context_tokens:,} tokens",
+                "weights and KV are of one GPU; requests fit at once in one copy; TPOT of one and "
+                f"of all of them; prefill of {self.context_tokens:,} tokens",
                 *(
                     f"does not fit: tp {tp} on {device}, weights {format_bytes(need)} a GPU of "
                     f"{format_bytes(limit)}"
@@ -139,11 +138,10 @@ class FitAnswer:
         }
 
     @staticmethod
-    def _cells(row: FitRow) -> tuple[str, ...]:
+    def _cells(row: FitRow, mixed: bool) -> tuple[str, ...]:
+        cut = f"tp {row.tp}" + (f" pp {row.pp}" if row.pp > 1 else "")
         return (
-            row.device,
-            str(row.tp),
-            str(row.pp),
+            f"{cut} {row.device}" if mixed else cut,
             str(row.replicas),
             format_bytes(row.memory.weights_bytes),
             format_bytes(row.kv_token_bytes),

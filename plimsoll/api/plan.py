@@ -140,24 +140,29 @@ class PlanAnswer:
         }
 
     def _choices(self) -> Table:
-        rows = []
-        for choice in (self.found.chosen, *self.found.runners_up):
+        rows, legend = [], []
+        for letter, choice in zip(
+            "ABCDEFGH", (self.found.chosen, *self.found.runners_up), strict=False
+        ):
             load, goodput = choice.at_load, choice.goodput
             rows.append(
                 (
-                    plan_words(choice.plan),
+                    letter,
                     f"{choice.plan.num_devices}",
                     "-" if goodput is None else f"{goodput.rate_per_s:.3g}",
                     "-" if goodput is None else f"{goodput.rate_per_s_per_device:.3g}",
                     seconds_text(load.ttft_s.p99 if load and load.ttft_s else None),
                     seconds_text(load.tpot_s.p99 if load and load.tpot_s else None),
-                    choice.trade or ("chosen" if choice is self.found.chosen else ""),
+                    "kept" if choice.keeps_slo else "missed",
                 )
             )
+            trade = "chosen" if choice is self.found.chosen else choice.trade
+            legend.append(f"{letter}: {plan_words(choice.plan)}; {trade}")
         return Table(
             title="The plan and its runners-up",
-            columns=("plan", "GPUs", "req/s", "per GPU", "TTFT P99", "TPOT P99", "trade"),
+            columns=("", "GPUs", "req/s", "per GPU", "TTFT P99", "TPOT P99", "SLO"),
             rows=tuple(rows),
+            notes=tuple(legend),
         )
 
     def _counts(self) -> Table:

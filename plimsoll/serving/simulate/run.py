@@ -126,7 +126,7 @@ def build(
                 block_tokens=capacity.block_tokens,
                 blocks_per_request=capacity.blocks_per_request,
                 host_blocks=min(host_blocks, capacity.num_blocks),
-                max_num_seqs=pool.max_num_seqs * pool.parallel.attention_dp,
+                max_num_seqs=pool.max_num_seqs,
                 max_model_len=max_len,
                 prefix_caching=pool.prefix_caching and capacity.blocks_per_request == 0,
             )

@@ -16,7 +16,9 @@ __all__ = [
     "seconds_axis",
 ]
 
-LIMIT, NEUTRAL, ALERT = "#009E73", "#808080", "#D55E00"
+LIMIT = "#009E73"
+NEUTRAL = "#808080"
+ALERT = "#D55E00"
 
 Figure = dict[str, Any]
 

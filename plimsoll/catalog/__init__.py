@@ -1,9 +1,16 @@
 """The catalog: published systems, their claims, and how each is recomputed."""
 
+from plimsoll.catalog.burstgpt import SYSTEM as BURSTGPT
 from plimsoll.catalog.contract import System
 from plimsoll.catalog.long_context_peak import SYSTEM as LONG_CONTEXT_PEAK
 
 __all__ = ["SYSTEMS"]
 
-SYSTEMS: dict[str, System] = {system.id: system for system in (LONG_CONTEXT_PEAK,)}
+SYSTEMS: dict[str, System] = {
+    system.id: system
+    for system in (
+        BURSTGPT,
+        LONG_CONTEXT_PEAK,
+    )
+}
 """By id, in the order they are shown."""

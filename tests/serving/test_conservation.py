@@ -121,3 +121,25 @@ def test_disaggregation_survives_faults_and_refusals(seed, lost, down, refusals)
     patient = np.isinf(workload.cancel_after_s)
     assert (record.requests.status[patient] == 0).all()
     check_record(record, workload)
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_a_request_that_outgrows_the_pool_fails_and_the_others_go_on(name):
+    workload = poisson(12, rate=5, seed=3, prompt=300, output=40)
+    outputs = workload.output_tokens.copy()
+    outputs[4] = 3000
+    workload = workload.with_changes(output_tokens=outputs, max_tokens=np.full(12, 3000))
+    record = executor(POLICIES[name], replicas=1, num_blocks=100, check_books=True).run(workload)
+    assert record.requests.status[4] == 3
+    assert (np.delete(record.requests.status, 4) == 0).all()
+
+
+def test_a_prompt_larger_than_the_pool_is_rejected_with_the_limit():
+    workload = poisson(5, rate=5, seed=3, prompt=300, output=40)
+    prompts = workload.prompt_tokens.copy()
+    prompts[2] = 5000
+    record = executor(POLICIES["chunked"], num_blocks=100).run(
+        workload.with_changes(prompt_tokens=prompts)
+    )
+    assert record.requests.status.tolist() == [0, 0, 2, 0, 0]
+    assert record.meta["rejected"] == {"longer than the KV pool of 1,600 tokens": 1}

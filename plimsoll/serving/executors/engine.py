@@ -100,7 +100,7 @@ class Engine:
     def sync(self, now_s: float) -> None:
         """Count the blocks of steps begun by now, so that a reader sees them."""
         for slot in self.slots:
-            if slot.busy and slot.steps > 1:
+            if slot.busy and slot.num_decodes:
                 done = slot.steps_until(now_s)
                 if done > slot.accounted:
                     pool = self.inst.pool
@@ -135,6 +135,11 @@ class Engine:
                     slot.chunks = []
                 slot.busy = False
                 slot.version += 1
+            for request in slot.leaving:
+                if request.id in self.alive:
+                    self._detach(request)
+                    self._close(request, CANCELLED, now_s)
+            slot.leaving.clear()
         lost = list(self.alive.values())
         for request in lost:
             self._detach(request)

@@ -250,13 +250,16 @@ class _Run:
             self.recorder.instance[i] = request.instance
 
     def _explain_stall(self) -> None:
+        """No event is left: requests on instances that are up will never go on."""
         for engine in self.engines:
             inst = engine.inst
-            if inst.up and inst.waiting and inst.pool.held == 0:
+            if inst.up and engine.alive:
+                request = next(iter(engine.alive.values()))
                 raise LivelockError(
-                    f"instance {inst.id} is idle with all {inst.pool.total} blocks free, yet its "
-                    f"policy runs none of {len(inst.waiting)} waiting requests; the first needs "
-                    f"{inst.waiting[0].pending} tokens"
+                    f"instance {inst.id} ({inst.role}) is stuck with {len(engine.alive)} requests: "
+                    f"{len(inst.waiting)} wait, {inst.num_running} run, {inst.pool.free} of "
+                    f"{inst.pool.total} blocks are free; the first is {request.phase.value} with "
+                    f"{request.pending} pending tokens; its policy runs none of them"
                 )
 
     # Events

@@ -9,6 +9,7 @@ Source: Orca, OSDI 2022 (https://www.usenix.org/conference/osdi22/presentation/y
 from dataclasses import dataclass
 
 from plimsoll.serving.policies.admission import in_order
+from plimsoll.serving.policies.preempt import make_room
 from plimsoll.serving.policy import InstView, Run, Step, View
 
 __all__ = ["OrcaPolicy"]
@@ -23,6 +24,9 @@ class OrcaPolicy:
         pool = inst.pool
         block = pool.block_tokens
         num_decodes = inst.num_decoding(slot)
+        if pool.decode_blocks(slot) > pool.free:  # a request that was alone outgrew the pool
+            parks, left = make_room(inst, slot, "recompute")
+            return Step(actions=parks, decode_all=left > 0)
         room = inst.max_num_seqs - num_decodes
         if not room or not inst.waiting:
             return Step(decode_all=num_decodes > 0, steady=True)

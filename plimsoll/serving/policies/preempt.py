@@ -43,4 +43,9 @@ def make_room(
         free += pool.blocks_freed(request)
         need -= request.computed % pool.block_tokens == 0
         left -= 1
+    if need > free and left == 1 and not parks:
+        only = next(iter(inst.decoding(slot)))
+        if free + pool.blocks_freed(only) >= pool.total:
+            parks.append(Park(only.id, "recompute"))  # it has outgrown the pool: it must end
+            return tuple(parks), 0
     return tuple(parks), left if need <= free else 0

@@ -25,6 +25,7 @@ from plimsoll.serving.policy import (
     MoveDone,
     Phase,
     Refused,
+    Reject,
     StageDone,
     View,
 )
@@ -48,7 +49,8 @@ class DisaggPolicy:
         """Prompts to prefill instances; finished prompts queue for a decode instance."""
         kind = type(event)
         if kind is Arrive:
-            return place(view, event, _least)
+            why = self._too_long(view, event.request)
+            return [Reject(event.request, why)] if why else place(view, event, _least)
         queue = view.mem.setdefault("pull", deque())
         assert isinstance(queue, deque)
         if kind is StageDone:
@@ -63,6 +65,14 @@ class DisaggPolicy:
             queue.extend(kept)
         placed = place(view, event, _least) if kind in (Leave, Join) else ()
         return [*placed, *self._pull(view, queue)]
+
+    def _too_long(self, view: View, request_id: int) -> str:
+        """Why no decode instance could ever take the request's context, or ""."""
+        sides = [inst.pool for inst in view.instances if inst.role != "prefill"]
+        most = max((pool.total - pool.per_request) * pool.block_tokens for pool in sides)
+        if view.request(request_id).prompt_tokens + 2 <= most:
+            return ""
+        return f"longer than the KV pool of {most:,} tokens of a decode instance"
 
     def _pull(self, view: View, queue: "deque[tuple[int, int]]") -> list[Action]:
         moves: list[Action] = []

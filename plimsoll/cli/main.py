@@ -157,6 +157,9 @@ def simulate(
     tpot_p99: TpotP99 = None,
     slo: SloOption = None,
     seed: Annotated[int | None, Option(help="Seed of every random stream; 0 if not given.")] = None,
+    sweep: Annotated[
+        bool, Option("--sweep", help="Instead, goodput and latency against the rate.")
+    ] = False,
     out: Annotated[Path | None, Option(help="Folder for the run record.")] = None,
     trace: Annotated[Path | None, Option(help="Write a Chrome/Perfetto trace.")] = None,
     report: ReportFile = None,
@@ -170,6 +173,12 @@ def simulate(
     check_writable(trace)
     check_writable(report)
     promise = slo_from_options(ttft_p99=ttft_p99, tpot_p99=tpot_p99, more=slo or ())
+    if sweep:
+        from plimsoll.api.load_curve import sweep_file
+
+        traffic = workload_spec(workload or "chat", rate=rate, requests=requests)
+        emit(sweep_file(plan, traffic, seed=seed or 0, slo=promise), json=json, html=report)
+        return
     answer = simulate_file(
         plan,
         None

@@ -30,7 +30,6 @@ from scripts.kernel_models import (  # noqa: E402
     MODELS,
     collective_rates,
     rates_of,
-    state_rates,
 )
 from scripts.kernel_report import Errors, write_tables  # noqa: E402
 from scripts.kernel_tables import DEVICES, TABLES, Group  # noqa: E402
@@ -46,7 +45,7 @@ CLASSES = {
     "synchronous": ("volta", "blackwell-rtx"),
     "pooled": (),
 }
-BY_ENGINE = ("prefill", "decode", "latent_prefill", "latent_decode", "moe")
+BY_ENGINE = ("prefill", "decode", "latent_prefill", "latent_decode", "moe", "state")
 CLASS_MATTERS = ("prefill", "latent_prefill", "moe")
 SOURCE = "scripts/calibrate_kernels.py on ai-dynamo/aiconfigurator kernel timings, commit 095f58a"
 
@@ -140,7 +139,6 @@ def _class_file(
         collective=collective_rates(
             fitters["all_reduce"].for_class(name, ""), fitters["exchange"].for_class(name, "")
         ),
-        state=state_rates(fitters["state"].for_class(name, "")),
         elementwise=ElementwiseRates(launch_s=2e-6, memory_fraction=0.7),
         errors={operator: _error(found, devices) for operator, found in errors.items()},
         source=SOURCE,

@@ -24,7 +24,7 @@ from plimsoll.spec.dtype import DType
 from scripts.kernel_fit import Model
 from scripts.kernel_tables import Group
 
-__all__ = ["ENGINES", "MODELS", "collective_rates", "rates_of", "state_rates"]
+__all__ = ["ENGINES", "MODELS", "collective_rates", "rates_of"]
 
 ENGINES = ("vllm", "sglang", "trtllm")
 _GEMM_FORMATS = (DType.BF16, DType.FP8, DType.FP8_BLOCK, DType.INT8, DType.NVFP4)
@@ -100,6 +100,8 @@ _ALL_REDUCE = (
 _EXCHANGE = (
     ("exchange_launch_s", 8 * _US, 0.5 * _US, 60 * _US),
     ("exchange_member_s", 0.8 * _US, 0.001 * _US, 8 * _US),
+    ("exchange_ramp_s", 15 * _US, 0.1 * _US, 300 * _US),
+    ("exchange_ramp_bytes", 3e5, 1e4, 1e7),
     ("exchange_fraction", 0.6, 0.05, 1.5),
     ("contention", 1.5, 0.5, 3.0),
 )
@@ -119,6 +121,8 @@ _REST: dict[str, float] = {
     "contention": 1.0,
     "exchange_launch_s": 0.0,
     "exchange_member_s": 0.0,
+    "exchange_ramp_s": 0.0,
+    "exchange_ramp_bytes": 1.0,
     "exchange_fraction": 1.0,
     "scale_out_fraction": 0.8,
 }
@@ -156,6 +160,8 @@ def rates_of(operator: str, values: dict[str, float]) -> Any:
     if operator == "moe":
         nested["compute_fraction"] = _all_formats(nested["compute_fraction"])
         return MoeRates(**nested)
+    if operator == "state":
+        return StateRates(**nested)
     return (PrefillRates if operator.endswith("prefill") else DecodeRates)(**nested)
 
 
@@ -165,11 +171,6 @@ def collective_rates(*parts: dict[str, float]) -> CollectiveRates:
     for part in reversed(parts):
         merged.update(part)
     return CollectiveRates(**merged)
-
-
-def state_rates(values: dict[str, float]) -> StateRates:
-    """Coefficients of fixed-state layers."""
-    return StateRates(**values)
 
 
 def _predict_gemm(group: Group, values: dict[str, float]) -> np.ndarray:
@@ -228,12 +229,14 @@ def _predict_all_reduce(group: Group, values: dict[str, float]) -> np.ndarray:
 def _predict_exchange(group: Group, values: dict[str, float]) -> np.ndarray:
     s = group.sizes
     rates = collective_rates(values)
-    one = exchange_work(s["message"], _fabric(group), rates, members=s["members"]).time_s
-    return one * s["passes"]
+    work = exchange_work(
+        s["message"], _fabric(group), rates, members=s["members"], passes=s["passes"]
+    )
+    return work.time_s
 
 
 def _predict_state(group: Group, values: dict[str, float]) -> np.ndarray:
-    rates, s = state_rates(values), group.sizes
+    rates, s = rates_of("state", values), group.sizes
     work = state_decode_work if s["phase"] == "generation" else state_prefill_work
     return work(s["tokens"], s["shape"], device=group.device, rates=rates).time_s
 

@@ -98,8 +98,12 @@ def exchange_work(
     rates: CollectiveRates,
     *,
     members: float | Floats | None = None,
+    passes: float = 1.0,
 ) -> Work:
-    """All-to-all, all-gather or reduce-scatter of ``rank_bytes`` held by a rank in all."""
+    """All-to-all, all-gather or reduce-scatter of ``rank_bytes`` held by a rank in all.
+
+    ``passes`` 2 is a large-message all-reduce: reduce-scatter and all-gather in one call.
+    """
     zero = np.zeros_like(rank_bytes)
     if fabric.scale_up is None and fabric.scale_out is None:
         return Work(zero, zero, zero, zero, zero, 0.0)
@@ -108,12 +112,14 @@ def exchange_work(
     link_s, fixed_s = zero, rates.exchange_launch_s
     if fabric.scale_up is not None:
         rate = _rate(fabric.scale_up, local, rates) * rates.exchange_fraction
-        link_s = link_s + rank_bytes * (local - 1) / total / rate
+        volume = rank_bytes * passes * (local - 1) / total
+        ramp_s = rates.exchange_ramp_s * volume / (volume + rates.exchange_ramp_bytes)
+        link_s = link_s + volume / rate + ramp_s
         link_s = link_s + rates.exchange_member_s * (local - 1)
     if fabric.scale_out is not None:
         share = (fabric.nodes - 1) / fabric.nodes
         rate_out = fabric.scale_out.bytes_per_s * rates.scale_out_fraction
-        link_s = np.maximum(link_s, rank_bytes * share / rate_out)
+        link_s = np.maximum(link_s, passes * rank_bytes * share / rate_out)
         fixed_s += fabric.scale_out.latency_s * (fabric.nodes - 1)
     return Work(fixed_s + link_s, zero, rank_bytes, zero, link_s, fixed_s)
 

@@ -132,7 +132,9 @@ class CollectiveRates:
 
     Small all-reduces read every peer's copy (one shot), larger ones reduce and gather (two
     shots). ``contention`` is the power of half the group by which devices on a shared bus slow
-    each other down. ``exchange_*`` are of all-gather, reduce-scatter and all-to-all.
+    each other down. ``exchange_*`` are of all-gather, reduce-scatter and all-to-all: beside
+    latency and rate, messages past ``exchange_ramp_bytes`` pay ``exchange_ramp_s`` to fill the
+    channels of the large-message protocol.
     """
 
     __pydantic_config__: ClassVar = PLAIN
@@ -144,6 +146,8 @@ class CollectiveRates:
     contention: NotNegative
     exchange_launch_s: NotNegative
     exchange_member_s: NotNegative
+    exchange_ramp_s: NotNegative
+    exchange_ramp_bytes: Positive
     exchange_fraction: Positive
     scale_out_fraction: Positive
 
@@ -199,7 +203,7 @@ class Calibration:
     latent_decode: dict[str, DecodeRates]
     moe: dict[str, MoeRates]
     collective: CollectiveRates
-    state: StateRates
+    state: dict[str, StateRates]
     elementwise: ElementwiseRates
     errors: dict[str, FitError]
     source: str

@@ -68,8 +68,12 @@ def gemm_work(
     device: Device,
     rates: GemmRates,
     engine: str,
+    quantize_fraction: float = 1.0,
 ) -> Work:
-    """Work of C[m, n] = A[m, k] @ B[k, n] for an array of ``m``, B the weight."""
+    """Work of C[m, n] = A[m, k] @ B[k, n] for an array of ``m``, B the weight.
+
+    ``quantize_fraction`` of the quantization of A is a kernel of its own; the rest is fused.
+    """
     scale = latency_scale(device)
     flops = 2.0 * m * n * k
     moved = m * k * how.activation_bytes + n * k * how.weight_bytes + m * n * 2.0
@@ -90,9 +94,10 @@ def gemm_work(
     fixed_s = rates.launch_s * scale
     time_s = fixed_s + soft_maximum(compute_s, memory_s, rates.sharpness)
     if how.activation_bytes < 2.0:
-        quantize_s = rates.quantize_s.get(engine, {}).get(how.weight, 0.0) * scale
+        quantize_s = rates.quantize_s.get(engine, {}).get(how.weight, 0.0)
+        quantize_s *= scale * quantize_fraction
         fixed_s += quantize_s
-        extra = m * k * (2.0 + how.activation_bytes)
+        extra = m * k * (2.0 + how.activation_bytes) * quantize_fraction
         moved = moved + extra
         traffic_s = extra / (bandwidth * rates.quantize_memory_fraction)
         memory_s = memory_s + traffic_s

@@ -23,18 +23,20 @@ Seconds = Annotated[float, Field(ge=0)]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineProfile:
-    """What an engine adds to its kernels, and which communication it uses.
+    """What an engine adds to its kernels, and which kernels it uses.
 
-    ``step_s`` and ``sequence_s`` are host time not hidden; ``kernel_gap_s`` passes between two
-    kernels of a captured graph. ``expert_exchange`` is how tokens reach experts when attention
-    is data parallel.
+    ``step_s`` and ``sequence_s`` are host time not hidden. ``quantize_fraction`` is the share of
+    activation quantization left as kernels of its own after fusion with the ones before.
+    ``kernels`` names the kernel set in the calibration; ``expert_exchange`` is how tokens reach
+    experts when attention is data parallel.
     """
 
     __pydantic_config__: ClassVar = PLAIN
     name: str
+    kernels: Literal["vllm", "sglang", "trtllm"]
     step_s: Seconds
     sequence_s: Seconds
-    kernel_gap_s: Seconds
+    quantize_fraction: Annotated[float, Field(ge=0, le=1)]
     expert_exchange: Literal["all-gather", "all-to-all"]
     origin: Literal["calibrated", "modeled"]
     source: str
@@ -43,7 +45,7 @@ class EngineProfile:
 
 @functools.cache
 def engine_profile(name: str) -> EngineProfile:
-    """The bundled profile of ``name``: vllm, sglang or trtllm.
+    """The bundled profile of ``name``: vllm, sglang, trtllm, or an older release as vllm-0.6.
 
     Raises:
         UnsupportedError: no profile of that name.

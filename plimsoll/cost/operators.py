@@ -132,10 +132,19 @@ def _weight(setting: Setting, part: str) -> Multiply:
 def _gemm(
     name: str, count: float, n: float, k: float, how: Multiply, setting: Setting, scope: Scope
 ) -> TokenOp:
-    device, rates, engine = setting.device, setting.calibration.gemm, setting.engine.name
+    device, rates, engine = setting.device, setting.calibration.gemm, setting.engine
 
     def work(tokens: Floats) -> Work:
-        return gemm_work(tokens, n, k, how=how, device=device, rates=rates, engine=engine)
+        return gemm_work(
+            tokens,
+            n,
+            k,
+            how=how,
+            device=device,
+            rates=rates,
+            engine=engine.kernels,
+            quantize_fraction=engine.quantize_fraction,
+        )
 
     return TokenOp(name, count, scope, work)
 
@@ -262,7 +271,7 @@ def _moe(ffn: MoeFfn, count: float, setting: Setting) -> Iterator[TokenOp]:
     shape = moe_shape(
         ffn, hidden, ep=parallel.ep, moe_tp=parallel.moe_tp, exponent=setting.routing_exponent
     )
-    how, rates = _weight(setting, "experts"), setting.calibration.moe[setting.engine.name]
+    how, rates = _weight(setting, "experts"), setting.calibration.moe[setting.engine.kernels]
 
     def work(tokens: Floats) -> Work:
         return moe_work(tokens, shape, how=how, device=device, rates=rates)
@@ -316,7 +325,7 @@ def _ends(setting: Setting) -> Iterator[TokenOp]:
 def _attention_parts(
     mixer: Attention | LatentAttention, setting: Setting
 ) -> Iterator[tuple[str, AttentionShape, DecodeRates, PrefillRates]]:
-    calibration, engine = setting.calibration, setting.engine.name
+    calibration, engine = setting.calibration, setting.engine.kernels
     plain = calibration.decode[engine], calibration.prefill[engine]
     own = plain
     if isinstance(mixer, LatentAttention):
@@ -344,7 +353,7 @@ def _mixer_decodes(mixer: Mixer, times: float, setting: Setting) -> Iterator[Dec
             yield DecodeOp(f"{name}-decode", times, attend)
     elif isinstance(mixer, LinearAttention | StateSpace):
         state = state_shape(mixer, tp=setting.parallel.tp)
-        state_rates = setting.calibration.state
+        state_rates = setting.calibration.state[setting.engine.kernels]
 
         def advance(batch: float, context: Floats) -> Work:
             return state_decode_work(
@@ -373,7 +382,7 @@ def _mixer_prefills(mixer: Mixer, times: float, setting: Setting) -> Iterator[Pr
             yield PrefillOp(f"{name}-prefill", times, shape.limit, shape.chunk, line, attend)
     elif isinstance(mixer, LinearAttention | StateSpace):
         state = state_shape(mixer, tp=setting.parallel.tp)
-        state_rates = setting.calibration.state
+        state_rates = setting.calibration.state[setting.engine.kernels]
 
         def scan(pairs: float, new: float, cached: float, span: float) -> Work:
             return state_prefill_work(np.asarray(new), state, device=device, rates=state_rates)

@@ -51,7 +51,7 @@ class LoadCurveAnswer:
         """See ``Answer``."""
         picture = self.picture
         knee = picture.knee_rate_per_s
-        numbers = ()
+        numbers: tuple[KeyNumber, ...] = ()
         if knee is not None:
             numbers = (
                 KeyNumber(
@@ -106,7 +106,7 @@ def load_curve(
     )
     if found.rate_per_s == 0:
         raise InfeasibleError(
-            f"no rate keeps the SLO: {found.limit} is missed at {found.ceiling_per_s:.3g} requests/s",
+            f"no rate keeps the SLO: {found.limit} is missed at {found.ceiling_per_s:.3g} req/s",
             binding=found.limit,
             change="a looser bound, or more devices a replica",
         )

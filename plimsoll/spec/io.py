@@ -6,7 +6,6 @@ is written under a temporary name and renamed, so a reader never sees half of on
 """
 
 import contextlib
-import functools
 import json
 import os
 import tempfile
@@ -91,9 +90,15 @@ def read_data(path: Path) -> Any:
         raise SpecError(f"{path}: not valid YAML: {line}") from None
 
 
-@functools.cache
+_adapters: dict[type, TypeAdapter[Any]] = {}
+
+
 def _adapter(cls: type) -> TypeAdapter[Any]:
-    return TypeAdapter(cls)
+    """Made once a class: building one costs milliseconds."""
+    found = _adapters.get(cls)
+    if found is None:
+        found = _adapters[cls] = TypeAdapter(cls)
+    return found
 
 
 def from_data(cls: type[T], data: Any, *, where: str) -> T:

@@ -21,6 +21,7 @@ from plimsoll.cost.price import plan_usd_per_hour
 from plimsoll.cost.step_demand import step_demand
 from plimsoll.report.document import Report
 from plimsoll.report.from_run import latency_cdf, request_timeline
+from plimsoll.report.pictures import Picture
 from plimsoll.report.summary_tables import (
     class_table,
     instance_table,
@@ -73,7 +74,7 @@ class SimulateAnswer:
             tables.append(class_table(s))
         tables.append(instance_table(s))
         good = good_requests(self.record, slo)
-        pictures = [
+        pictures: list[Picture] = [
             latency_cdf({"this run": self.record}, "ttft", slo),
             latency_cdf({"this run": self.record}, "tpot", slo),
             request_timeline(self.record, good, most_rows=120),
@@ -199,7 +200,9 @@ def _simulate(run: RunSpec, traffic: Workload, faults: Sequence[Fault]) -> Simul
     demands: dict[str, Any] = {}
     for seat in placed:
         if seat.device.name not in demands:
-            demands[seat.device.name] = step_demand(model, seat.device, kv_dtype=plan.kv_dtype)
+            demands[seat.device.name] = step_demand(
+                model, seat.device, weight_dtype=plan.weight_dtype, kv_dtype=plan.kv_dtype
+            )
     power = run_power(
         record.steps,
         [

@@ -4,6 +4,7 @@ goodput    requests/s within the SLO per device of the plan
 cost       output tokens per dollar; at the load the plan must carry, else at its capacity
 energy     output tokens per joule, likewise; devices draw idle power plus their busy share
 latency    minus the mean time from arrival to last token, at the load, else unloaded
+size       requests/s of the load per device: the fewest devices first, then the most headroom
 Only device power and device price are counted: hosts, cooling and network are left out.
 """
 
@@ -19,8 +20,9 @@ from plimsoll.spec.hardware import Device
 __all__ = ["Objective", "Scale", "busy_w", "scale_of", "score"]
 
 Floats = npt.NDArray[np.float64]
-Objective = Literal["goodput", "cost", "energy", "latency"]
+Objective = Literal["goodput", "cost", "energy", "latency", "size"]
 _BUSY_SHARE = 0.7
+_TIE = 1e-6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +101,9 @@ def score(
     elif objective == "energy":
         share = served / np.maximum(capacity_per_s, 1e-12)
         value = served * output_tokens / (scale.idle_w + share * (scale.busy_w - scale.idle_w))
+    elif objective == "size":
+        headroom = capacity_per_s / np.maximum(served, 1e-12)
+        value = (served + _TIE * np.minimum(headroom, 1 / _TIE) * served) / scale.num_devices
     else:
         value = -np.asarray(e2e_s)
     return np.asarray(np.where(capacity_per_s > 0, value, -np.inf))

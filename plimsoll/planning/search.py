@@ -236,7 +236,7 @@ def _simplest_first(run: _Run, trials: list[Trial], num: int) -> list[Trial]:
     near.sort(
         key=lambda t: (
             len(t.plan.pools),
-            max(pool.parallel.pp for pool in t.plan.pools),
+            sum(pool.parallel.pp for pool in t.plan.pools),
             t.plan.num_devices,
             -run.key(t),
             t.index,

@@ -114,9 +114,9 @@ def _counts(workload: Workload, window_s: float) -> Floats:
     return np.asarray(np.histogram(times, bins=bins)[0], dtype=np.float64)
 
 
-def _surges(workload: Workload) -> tuple[Floats, Floats]:
-    """(share of requests, rate over the mean rate), slow variation only."""
-    steady = np.ones(1), np.ones(1)
+def _surges(workload: Workload) -> tuple[Floats, Floats, float]:
+    """(share of requests, rate over the mean rate, its variance over time), slowly varying."""
+    steady = np.ones(1), np.ones(1), 0.0
     if workload.num_in_flight or workload.duration_s < _MIN_WINDOWS * _SURGE_WINDOW_S:
         return steady
     counts = _counts(workload, _SURGE_WINDOW_S)
@@ -131,7 +131,8 @@ def _surges(workload: Workload) -> tuple[Floats, Floats]:
     total = np.bincount(group, weight)
     level = np.bincount(group, weight * factor) / np.maximum(total, 1e-12)
     keep = total > 0
-    return np.asarray(total[keep], dtype=np.float64), np.asarray(level[keep], dtype=np.float64)
+    share = np.asarray(total[keep], dtype=np.float64)
+    return share, np.asarray(level[keep], dtype=np.float64), (variance - mean) / mean**2
 
 
 def _dispersion(workload: Workload, surge_variance: float) -> float:
@@ -169,10 +170,7 @@ def describe_traffic(workload: Workload, *, prefix_caching: bool = True) -> Traf
         for who in _groups(np.argsort(output, kind="stable"), _OUTPUT_CUTS)
     ]
     by_prompt, by_output, by_cell = np.array(prompts), np.array(outputs), np.array(cells)
-    surge_weight, surge_factor = _surges(workload)
-    by_time = surge_weight / surge_factor
-    by_time = by_time / by_time.sum()
-    variance = float(by_time @ (surge_factor - by_time @ surge_factor) ** 2)
+    surge_weight, surge_factor, variance = _surges(workload)
     return Traffic(
         prompt_weight=by_prompt[:, 0],
         new_tokens=np.maximum(by_prompt[:, 1], 1.0),

@@ -102,7 +102,7 @@ def gemm_work(
         traffic_s = extra / (bandwidth * rates.quantize_memory_fraction)
         memory_s = memory_s + traffic_s
         time_s = time_s + quantize_s + traffic_s
-    return Work(time_s, flops, moved, compute_s, memory_s, fixed_s)
+    return Work(time_s, flops, moved, compute_s, memory_s, fixed_s + rates.wave_s * scale)
 
 
 def gemm_cost(

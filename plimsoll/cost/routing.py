@@ -59,6 +59,7 @@ def expert_load(
     busiest = np.where(skewed, power_busiest, uniform_busiest)
     busiest = np.where(np.asarray(groups) > 1.0, np.minimum(busiest, groups), 1.0)
     pairs = mean_pairs * busiest
+    power_hit = np.maximum(power_hit, np.minimum(1.0, pairs))
     hit = np.minimum(np.where(skewed, power_hit, uniform_hit), np.minimum(local, pairs))
     return ExpertLoad(hit, pairs)
 

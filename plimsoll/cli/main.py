@@ -12,6 +12,21 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
+from plimsoll.cli.options import (
+    Json,
+    Model,
+    On,
+    Quiet,
+    Rate,
+    ReportFile,
+    Seed,
+    SloOption,
+    TpotP99,
+    TtftP99,
+    WorkloadOption,
+)
+from plimsoll.cli.peak import peak
+from plimsoll.cli.trace import trace_app
 from plimsoll.spec.errors import InfeasibleError, PlimsollError
 
 __all__ = ["app", "run"]
@@ -25,24 +40,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-Model = Annotated[str, Argument(help="Bundled model, config.json, or a folder that holds one.")]
-On = Annotated[str, Option("--on", help="Hardware, as in 8xH100-SXM or 2x(8xH200-SXM)+16xL40S.")]
-WorkloadOption = Annotated[
-    str, Option("--workload", "-w", help="Bundled workload, trace file, or lengths as in 4000/500.")
-]
-Rate = Annotated[str | None, Option(help="Arrival rate, as in 5req/s; rescales a trace.")]
-TtftP99 = Annotated[str | None, Option("--ttft-p99", help="Bound on P99 TTFT, as in 2s.")]
-TpotP99 = Annotated[str | None, Option("--tpot-p99", help="Bound on P99 TPOT, as in 60ms.")]
-SloOption = Annotated[
-    list[str] | None, Option("--slo", help="More targets, as in itl:p95=80ms or ttft:p90@chat=1s.")
-]
-Seed = Annotated[int, Option(help="Seed of every random stream.")]
-Json = Annotated[bool, Option("--json", help="Print the result as JSON.")]
-ReportFile = Annotated[
-    Path | None, Option("--report", help="Also write one self-contained HTML page.")
-]
-Quiet = Annotated[bool, Option("--quiet", "-q", help="No progress on stderr.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -58,6 +55,10 @@ def _options(
         raise typer.Exit
     if debug:
         os.environ["PLIMSOLL_DEBUG"] = "1"
+
+
+app.command()(peak)
+app.add_typer(trace_app, name="trace")
 
 
 @app.command()

@@ -2,7 +2,7 @@
 
 chat                     a bundled workload: statistics of a measured trace
 trace.csv, run.jsonl     a trace or benchmark report in any known format, or a saved workload
-mine.yaml                a recipe: arrivals, lengths, sharing
+mine.yaml                a recipe (arrivals, lengths, sharing) or a fitted burst model
 4000/500                 prompt/output tokens, constant
 4000/500~0.8             the same, even between 0.8 and 1 times the stated lengths
 """
@@ -23,7 +23,7 @@ from plimsoll.spec.generators import (
     UniformLength,
     generate,
 )
-from plimsoll.spec.io import read
+from plimsoll.spec.io import read, read_data
 from plimsoll.spec.saved_workloads import SAVED_KEY, load_saved, save_workload
 from plimsoll.spec.traces import Slice, load_trace
 from plimsoll.spec.traces.source import WHOLE, open_trace
@@ -36,6 +36,10 @@ __all__ = ["bundled_recipe", "bundled_workloads", "load_workload", "save_workloa
 _SPOKEN = re.compile(r"^\s*([\d_.]+[kKM]?)\s*/\s*([\d_.]+[kKM]?)\s*(?:~\s*([\d.]+))?\s*$")
 _SPOKEN_REQUESTS = 1000
 _SPOKEN_RATE_PER_S = 1.0
+_FOR_TRACES = (
+    "start_s, end_s, max_requests and sort are for traces; it is drawn from statistics, so use "
+    "num_requests or duration_s"
+)
 
 
 @functools.cache
@@ -120,19 +124,48 @@ def load_workload(
     if spoken is None and text in bundled_workloads():
         recipe = bundled_recipe(text)
     elif spoken is None and path.suffix in (".yaml", ".yml"):
+        if _is_burst_model(path):
+            if part != WHOLE:
+                raise SpecError(f"workload {text}: {_FOR_TRACES}")
+            return _from_burst_model(path, options)
         recipe = read(Recipe, path)
     if recipe is not None:
         if part != WHOLE:
-            raise SpecError(
-                f"workload {text}: start_s, end_s, max_requests and sort are for traces; it is "
-                "drawn from statistics, so use num_requests or duration_s"
-            )
+            raise SpecError(f"workload {text}: {_FOR_TRACES}")
         made = generate(recipe, **options)
         if spoken is not None and rate_per_s is None and not num_in_flight:
             assumed = f"assumed: Poisson arrivals at {_SPOKEN_RATE_PER_S:g} request/s"
             made = made.with_changes(notes=(*made.notes, assumed))
         return made
     return _from_file(text, path, part, options)
+
+
+def _is_burst_model(path: Path) -> bool:
+    data = read_data(path)
+    return isinstance(data, dict) and "windows" in data
+
+
+def _from_burst_model(path: Path, options: dict[str, Any]) -> Workload:
+    from plimsoll.spec.burst import BurstModel
+
+    model = read(BurstModel, path)
+    num_requests, duration_s = options["num_requests"], options["duration_s"]
+    rate_per_s = options["rate_per_s"]
+    if num_requests < 0 or options["num_in_flight"]:
+        raise SpecError(
+            f"{path}: a burst model has arrival times of its own; num_requests = {num_requests} "
+            f"and num_in_flight = {options['num_in_flight']} must be zero or more, and zero"
+        )
+    if num_requests and duration_s is not None:
+        raise SpecError(f"{path}: give num_requests or duration_s, not both")
+    if not num_requests:
+        return model.sample(options["seed"], rate_per_s=rate_per_s, duration_s=duration_s)
+    span_s = max(1.25 * num_requests / (rate_per_s or model.rate_per_s), 1e-9)
+    while True:
+        made = model.sample(options["seed"], rate_per_s=rate_per_s, duration_s=span_s)
+        if len(made) >= num_requests:
+            return take(made, num_requests)
+        span_s *= 2
 
 
 def _exists(path: Path) -> bool:

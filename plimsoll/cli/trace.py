@@ -1,0 +1,77 @@
+"""The verbs of ``trace``: show traffic, fit a burst model to it, make a workload and save it."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer import Argument, Option
+
+from plimsoll.cli.options import Json, Rate, Seed
+
+__all__ = ["trace_app"]
+
+trace_app = typer.Typer(
+    help="Traffic: show a trace, fit a burst model, make a workload file.", no_args_is_help=True
+)
+
+Source = Annotated[
+    str, Argument(help="Trace file, saved workload, bundled workload, burst model or 4000/500.")
+]
+
+
+@trace_app.command()
+def show(source: Source, seed: Seed = 0, json: Json = False) -> None:
+    """Rate, burstiness, lengths and prefix reuse of any traffic."""
+    from plimsoll.api.trace import show_workload
+    from plimsoll.cli.output import emit
+
+    emit(show_workload(source, seed=seed), json=json, html=None)
+
+
+@trace_app.command()
+def fit(
+    trace: Annotated[str, Argument(help="Trace file with arrival times.")],
+    window: Annotated[str, Option(help="Length of the fitted windows, as in 20min.")] = "20min",
+    out: Annotated[Path | None, Option(help="Write the model to this YAML file.")] = None,
+    json: Json = False,
+) -> None:
+    """Fit a burst model: Gamma gaps by window, lengths, sessions and failures."""
+    from plimsoll.api.trace import fit_trace
+    from plimsoll.cli.output import check_writable, emit
+    from plimsoll.spec.units import parse_quantity
+
+    check_writable(out)
+    window_s = parse_quantity(window, "time", where="--window")
+    emit(fit_trace(trace, window_s=window_s, out=out), json=json, html=None)
+
+
+@trace_app.command()
+def make(
+    source: Source,
+    out: Annotated[Path, Option(help="File to write: .jsonl or .npz.")],
+    rate: Rate = None,
+    requests: Annotated[int, Option(help="Requests to make; 0 takes the source's own.")] = 0,
+    duration: Annotated[str | None, Option(help="Time to cover, as in 10min.")] = None,
+    in_flight: Annotated[int, Option(help="Closed loop with that many in flight.")] = 0,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Draw a workload from statistics, or cut and rescale a trace, and save it."""
+    from plimsoll.api.trace import make_workload
+    from plimsoll.cli.output import check_writable, emit, workload_spec
+    from plimsoll.spec.units import parse_quantity
+
+    check_writable(out)
+    asked = workload_spec(source, rate=rate, requests=requests, in_flight=in_flight)
+    answer = make_workload(
+        source,
+        out,
+        seed=seed,
+        rate_per_s=asked.rate_per_s,
+        num_requests=asked.num_requests,
+        duration_s=None
+        if duration is None
+        else parse_quantity(duration, "time", where="--duration"),
+        num_in_flight=asked.num_in_flight,
+    )
+    emit(answer, json=json, html=None)

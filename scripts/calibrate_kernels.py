@@ -3,12 +3,12 @@
     python scripts/calibrate_kernels.py [OPERATOR ...]
 
 Writes library/calibration/kernels/<class>.yaml and the kernel table of docs/accuracy.md. A class
-is a device family with measurements, ``synchronous`` (families like ampere and ada in how their
-matrix units work, unmeasured), or ``pooled`` (every other). Coefficients come from the narrowest
-set of rows that has any: the family's rows of the engine, the family's, the class's, all. The
-left-out error of a device is that of the same procedure with all its rows removed, so that only
-its data sheet and other devices' coefficients are used. With operators named, only their errors
-are printed and nothing is written.
+is a device family with measurements, ``synchronous`` (unmeasured families whose matrix units
+stall the threads that feed them, like ampere's and ada's), or ``pooled`` (every other).
+Coefficients come from the narrowest set of rows that has any: the family's rows of the engine,
+the family's, the class's, all. The left-out error of a device is that of the same procedure with
+all its rows removed, so that only its data sheet and other devices' coefficients are used. With
+operators named, only their errors are printed and nothing is written.
 """
 
 import sys
@@ -36,7 +36,8 @@ from scripts.kernel_tables import DEVICES, TABLES, Group  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "plimsoll/library/calibration/kernels"
-SYNCHRONOUS = ("ampere", "ada")
+SYNCHRONOUS = ("ampere", "ada", "synchronous")
+ASYNCHRONOUS = ("hopper", "blackwell", "pooled")
 CLASSES = {
     "ampere": ("ampere",),
     "ada": ("ada",),
@@ -46,7 +47,13 @@ CLASSES = {
     "pooled": (),
 }
 BY_ENGINE = ("prefill", "decode", "latent_prefill", "latent_decode", "moe", "state")
-CLASS_MATTERS = ("prefill", "latent_prefill", "moe")
+ALIKE = {
+    "prefill": (SYNCHRONOUS,),
+    "state": (SYNCHRONOUS,),
+    "latent_prefill": (ASYNCHRONOUS,),
+    "latent_decode": (SYNCHRONOUS, ASYNCHRONOUS),
+}
+"""Where kernels are written for one kind of matrix unit, devices of that kind predict better."""
 SOURCE = "scripts/calibrate_kernels.py on ai-dynamo/aiconfigurator kernel timings, commit 095f58a"
 
 Values = dict[str, float]
@@ -71,9 +78,8 @@ class Fitter:
         seen = [g for g in self.groups if g.device.name != left_out]
         same_engine = [g for g in seen if not engine or g.engine == engine] or seen
         prior = self.fit(same_engine, self.model.start())
-        alike = (name,)
-        if self.model.name in CLASS_MATTERS and name in (*SYNCHRONOUS, "synchronous"):
-            alike = SYNCHRONOUS
+        kinds = ALIKE.get(self.model.name, ())
+        alike = next((kind for kind in kinds if name in kind), (name,))
         for families in ((name,), alike):
             for pool in (same_engine, seen):
                 chosen = [g for g in pool if g.device.family in families]

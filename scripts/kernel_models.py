@@ -84,7 +84,7 @@ _MOE = (
     ("memory_fraction", 0.8, 0.2, 1.2),
     ("tile_tokens", 16.0, 0.3, 128.0),
     ("wave_s", 0.5 * _US, 0.02 * _US, 20 * _US),
-    ("hit_factor", 0.9, 0.3, 1.5),
+    ("activation_fraction", 0.5, 0.02, 1.2),
     ("skew_power", 1.0, 0.2, 2.0),
     *((f"compute_fraction.{f}", 0.5, 0.03, 1.0) for f in _MOE_FORMATS),
     ("expanded_fraction", 0.4, 0.03, 1.0),

@@ -111,8 +111,8 @@ class MoeRates:
     """Grouped multiplies over experts.
 
     ``tile_tokens`` are added to each expert that is hit; ``wave_s`` is the fixed part of a wave
-    of tiles. ``hit_factor`` corrects the number of experts hit, ``skew_power`` the busiest
-    device's share. ``compute_fraction`` by weight format; formats expanded before the multiply
+    of tiles. ``activation_fraction`` is the share of bandwidth that rows move at, sorting them
+    by expert included; ``skew_power`` corrects the busiest device's share. ``compute_fraction`` by weight format; formats expanded before the multiply
     have their own entry in ``expanded_fraction``.
     """
 
@@ -121,7 +121,7 @@ class MoeRates:
     memory_fraction: Positive
     tile_tokens: NotNegative
     wave_s: NotNegative
-    hit_factor: Positive
+    activation_fraction: Positive
     skew_power: NotNegative
     compute_fraction: dict[DType, Positive]
     expanded_fraction: Positive

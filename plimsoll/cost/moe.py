@@ -50,7 +50,7 @@ def grouped_work(
 ) -> Work:
     """Work of the experts for a load already known."""
     pairs = load.pairs
-    hit = np.minimum(load.experts_hit * rates.hit_factor, pairs)
+    hit = np.minimum(load.experts_hit, pairs)
     values = shape.matrices * shape.width * shape.inner
     flops = 2.0 * pairs * values
     paid_rows = pairs + hit * rates.tile_tokens
@@ -60,10 +60,14 @@ def grouped_work(
         else rates.compute_fraction.get(how.weight) or rates.compute_fraction[how.math]
     )
     compute_s = 2.0 * paid_rows * values / (device.flops_per_s(how.math) * fraction)
-    moved = hit * values * how.weight_bytes + pairs * (
+    weight_bytes = hit * values * how.weight_bytes
+    token_bytes = pairs * (
         shape.width * (how.activation_bytes + 2.0) + shape.inner * (4.0 + how.activation_bytes)
     )
-    memory_s = moved / (device.memory_bytes_per_s * rates.memory_fraction)
+    moved = weight_bytes + token_bytes
+    memory_s = (
+        weight_bytes / rates.memory_fraction + token_bytes / rates.activation_fraction
+    ) / device.memory_bytes_per_s
     scale = latency_scale(device)
     tiles = np.maximum(hit, pairs / 128.0) * (2.0 * shape.inner + shape.width) / 128.0
     waves_s = rates.wave_s * scale * np.maximum(1.0, tiles / device.num_cores)

@@ -5,7 +5,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from plimsoll import __version__
+from plimsoll.api.commands import command, slo_words, workload_words
 from plimsoll.api.run_folder import (
     RunSpec,
     WorkloadSpec,
@@ -31,6 +35,7 @@ from plimsoll.report.summary_tables import (
     verdict_table,
 )
 from plimsoll.report.trace import write_trace
+from plimsoll.report.wording import percent_text
 from plimsoll.serving.executors.simulated import Fault
 from plimsoll.serving.metrics import good_requests, summarize
 from plimsoll.serving.simulate.placement import Seat, seats
@@ -49,6 +54,8 @@ from plimsoll.spec.workload_files import load_workload
 
 __all__ = ["SimulateAnswer", "load_plan", "simulate", "simulate_file"]
 
+_TIMELINE_LEAD = 8
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulateAnswer:
@@ -62,6 +69,7 @@ class SimulateAnswer:
     power: RunPower
     workload: Workload
     unpriced: tuple[str, ...]
+    plan_path: str = ""
 
     def report(self) -> Report:
         """See ``Answer``."""
@@ -77,32 +85,43 @@ class SimulateAnswer:
         pictures: list[Picture] = [
             latency_cdf({"this run": self.record}, "ttft", slo),
             latency_cdf({"this run": self.record}, "tpot", slo),
-            request_timeline(self.record, good, most_rows=120),
+            request_timeline(
+                self.record, good, start_s=_near_the_first_late(self.record, good), most_rows=120
+            ),
             memory_picture(plan, self.model, self.placed[0]),
             step_breakdown(plan, self.model, self.placed, self.record),
             roofline_picture(plan, self.model, self.placed, self.record),
         ]
         arrived = s.status.total
+        asked = workload_words(self.run.workload)
         title = f"{arrived:,} requests of {self.workload.name} on {plan.num_devices} GPUs: "
         if s.slo_met is None:
             title += f"{s.requests_per_s:.3g} requests/s finished"
         else:
             title += "the SLO is met" if s.slo_met else "the SLO is missed"
             if s.good_fraction is not None:
-                title += f", {s.good_fraction:.1%} of requests good"
+                title += f", {percent_text(s.good_fraction)} of requests good"
         hint = saturation_note(s)
         return Report(
             title=title,
             subtitle=f"{self.model.name} on {plan.fleet}, engine {plan.engine}; simulated for "
             f"{s.end_s:,.0f} s, seed {self.run.seed}, clock {s.origin.value}",
-            command=f"plimsoll simulate PLAN --workload {self.run.workload.text}",
+            command=command("simulate", self.plan_path or "plan.yaml", *asked),
             key_numbers=key_numbers(s),
             tables=tuple(tables),
             pictures=tuple(pictures),
             assumptions=(*self.model.assumptions, *self.workload.notes),
             notes=tuple(filter(None, (hint, *self.unpriced))),
-            next_command=f"plimsoll compare PLAN OTHER-PLAN --workload {self.run.workload.text}",
+            next_command=self._next(),
         )
+
+    def _next(self) -> str:
+        """Start a plan that keeps its promise; search again where it does not."""
+        plan = self.run.plan
+        if self.summary.slo_met is not False and self.plan_path:
+            return command("export", self.plan_path, "--to", plan.engine)
+        asked = workload_words(self.run.workload, drawn=False)
+        return command("plan", plan.model, "--on", plan.fleet, *asked, *slo_words(plan.slo))
 
     def data(self) -> dict[str, Any]:
         """See ``Answer``."""
@@ -116,8 +135,7 @@ class SimulateAnswer:
 
     def write_trace(self, path: Path) -> None:
         """A Chrome/Perfetto trace of the run, with power over time."""
-        edges = self.power.edges_s
-        counters = {"power (W)": (edges[:-1], self.power.watts)}
+        counters = {"power (W)": (self.record.power_at_s, self.record.power_w)}
         write_trace(self.record, path, counters=counters)
 
 
@@ -167,13 +185,24 @@ def simulate_file(
                 "the workload, seed or SLO"
             )
         run = read_run(path)
-        return simulate(run.plan, run.workload, seed=run.seed, out=out)
+        folder = path if path.is_dir() else path.parent
+        answer = simulate(run.plan, run.workload, seed=run.seed, out=out)
+        return replace(answer, plan_path=str(folder / "plan.yaml"))
     if workload is None:
         raise SpecError("simulate: no workload given; add --workload chat or a trace file")
     plan = load_plan(path)
     if slo is not None and slo.targets:
         plan = replace(plan, slo=slo)
-    return simulate(plan, workload, seed=seed or 0, out=out)
+    answer = simulate(plan, workload, seed=seed or 0, out=out)
+    return replace(answer, plan_path=str(path))
+
+
+def _near_the_first_late(record: RunRecord, good: npt.NDArray[np.bool_]) -> float:
+    """Where the timeline starts: a few arrivals before the first late request, if any."""
+    late = np.flatnonzero(~good)
+    if not len(late) or late[0] < _TIMELINE_LEAD:
+        return 0.0
+    return float(record.requests.arrival_s[late[0] - _TIMELINE_LEAD])
 
 
 def _traffic(workload: WorkloadSpec, seed: int) -> tuple[Workload, WorkloadSpec]:
@@ -216,6 +245,7 @@ def _simulate(run: RunSpec, traffic: Workload, faults: Sequence[Fault]) -> Simul
         end_s=record.end_s,
         output_tokens=int(record.requests.output_tokens.sum()),
     )
+    record = replace(record, power_at_s=power.edges_s[:-1], power_w=power.watts)
     devices = {seat.pool.device: seat.device for seat in placed}
     unpriced = tuple(
         f"no price is known for {device.name}; give a device file with a price for cost"

@@ -21,6 +21,15 @@ __all__ = ["STATUS", "RequestColumns", "RunRecord", "StepColumns"]
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
+_OWN_COLUMNS = (
+    "gap_s",
+    "gap_count",
+    "park_request",
+    "park_start_s",
+    "park_end_s",
+    "power_at_s",
+    "power_w",
+)
 STATUS = ("finished", "cancelled", "rejected", "failed", "unfinished")
 
 
@@ -121,6 +130,8 @@ class RunRecord:
     ``gap_s`` / ``gap_count``: inter-token gaps and how many deliveries had each, for the first
     step of a row (later steps of a row have gap = their step time).
     ``parks`` rows: (request, instance, start_s, end_s) of every time a request was put aside.
+    ``power_at_s`` / ``power_w``: mean power of all devices from each time to the next; empty
+    where the executor does not know it.
     ``meta``: plan, workload name, seed, versions, origin of the clock, totals per instance.
     """
 
@@ -131,6 +142,8 @@ class RunRecord:
     park_request: Ints
     park_start_s: Floats
     park_end_s: Floats
+    power_at_s: Floats = field(default_factory=lambda: np.zeros(0))
+    power_w: Floats = field(default_factory=lambda: np.zeros(0))
     meta: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -163,7 +176,7 @@ class RunRecord:
         for part, columns in (("requests", self.requests), ("steps", self.steps)):
             for f in fields(columns):
                 arrays[f"{part}.{f.name}"] = getattr(columns, f.name)
-        for name in ("gap_s", "gap_count", "park_request", "park_start_s", "park_end_s"):
+        for name in _OWN_COLUMNS:
             arrays[name] = getattr(self, name)
         temporary = folder / ".record.npz.partial"
         try:
@@ -187,10 +200,7 @@ class RunRecord:
                 **{f.name: arrays[f"requests.{f.name}"] for f in fields(RequestColumns)}
             )
             steps = StepColumns(**{f.name: arrays[f"steps.{f.name}"] for f in fields(StepColumns)})
-            rest = {
-                n: arrays[n]
-                for n in ("gap_s", "gap_count", "park_request", "park_start_s", "park_end_s")
-            }
+            rest = {n: arrays[n] for n in _OWN_COLUMNS}
         except FileNotFoundError:
             raise SpecError(f"{folder}: holds no run record (record.npz and meta.json)") from None
         except (OSError, ValueError, KeyError) as error:

@@ -51,9 +51,8 @@ def main() -> None:
         times = [seconds(arguments) for _ in range(repeats)]
         median = statistics.median(times)
         verdict = "" if median <= bar_s else "  over the bar"
-        print(
-            f"{name:<32}{bar_s:>6.1f} s{median:>8.2f} s{min(times):>8.2f}{max(times):>8.2f}{verdict}"
-        )
+        spread = f"{median:>8.2f} s{min(times):>8.2f}{max(times):>8.2f}"
+        print(f"{name:<32}{bar_s:>6.1f} s{spread}{verdict}")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 RUN_MARK = "<!-- run -->"
@@ -127,12 +128,11 @@ def bad_commands(page: Path) -> Iterator[str]:
 
 def _problem(words: list[str]) -> str:
     """What is wrong with the verb and options of a command, "" if nothing is."""
-    import click
     from typer.main import get_command
 
     from plimsoll.cli.main import app
 
-    command: click.Command = get_command(app)
+    command: Any = get_command(app)
     words = list(words)
     while hasattr(command, "commands") and words and not words[0].startswith("-"):
         verb = words.pop(0)

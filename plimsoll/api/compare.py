@@ -1,10 +1,11 @@
 """Plans or recorded runs side by side, on the same workload."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from plimsoll.api.commands import command, workload_words
 from plimsoll.api.run_folder import WorkloadSpec, is_run, load_record, read_run
 from plimsoll.api.simulate import load_plan, simulate
 from plimsoll.report.document import Report, Table
@@ -26,6 +27,7 @@ class Side:
     """One thing compared."""
 
     name: str
+    path: str
     plan: ServingPlan
     record: RunRecord
     summary: Summary
@@ -37,6 +39,7 @@ class CompareAnswer:
 
     sides: tuple[Side, ...]
     slo: Slo
+    asked: tuple[str, ...] = ()
 
     def report(self) -> Report:
         """See ``Answer``."""
@@ -48,7 +51,7 @@ class CompareAnswer:
         return Report(
             title=f"{best.name} gives the most goodput per GPU: "
             f"{best.summary.goodput_requests_per_s_per_device:.3g} requests/s",
-            command="plimsoll compare " + " ".join(side.name for side in self.sides),
+            command=command("compare", *(side.path for side in self.sides), *self.asked),
             tables=(
                 Table(
                     title="Side by side",
@@ -58,7 +61,7 @@ class CompareAnswer:
                 ),
             ),
             pictures=(latency_cdf(runs, "ttft", self.slo), latency_cdf(runs, "tpot", self.slo)),
-            next_command=f"plimsoll export {best.name} --to vllm",
+            next_command=command("export", best.path, "--to", best.plan.engine),
         )
 
     def data(self) -> dict[str, Any]:
@@ -72,7 +75,7 @@ class CompareAnswer:
         }
 
 
-_ROWS = {
+_ROWS: dict[str, Callable[[Summary], str]] = {
     "GPUs": lambda s: f"{s.num_devices}",
     "goodput": lambda s: f"{s.goodput_requests_per_s:.3g} req/s",
     "goodput per GPU": lambda s: f"{s.goodput_requests_per_s_per_device:.3g} req/s",
@@ -119,7 +122,9 @@ def compare(
             else:
                 summary = summarize(record, wanted)
             workloads[name] = f"{run.workload}"
-            sides.append(Side(name=name, plan=run.plan, record=record, summary=summary))
+            sides.append(
+                Side(name=name, path=str(folder), plan=run.plan, record=record, summary=summary)
+            )
             continue
         if workload is None:
             raise SpecError(f"compare: {path} is a plan; add --workload to simulate it")
@@ -128,12 +133,15 @@ def compare(
             plan = replace(plan, slo=slo)
         answer = simulate(plan, workload, seed=seed)
         workloads[name] = f"{answer.run.workload}"
-        sides.append(Side(name=name, plan=plan, record=answer.record, summary=answer.summary))
+        sides.append(
+            Side(name=name, path=str(path), plan=plan, record=answer.record, summary=answer.summary)
+        )
     if len(set(workloads.values())) > 1:
         shown = "; ".join(f"{name}: {text}" for name, text in workloads.items())
         raise SpecError(f"compare: the sides served different workloads ({shown})")
     chosen = slo if slo is not None and slo.targets else sides[0].plan.slo
-    return CompareAnswer(sides=tuple(sides), slo=chosen)
+    asked = () if workload is None else workload_words(workload)
+    return CompareAnswer(sides=tuple(sides), slo=chosen, asked=asked)
 
 
 def _names(paths: Sequence[Path]) -> list[str]:

@@ -7,6 +7,7 @@ says of a single request and of a full batch. No search, no simulation: seconds 
 from dataclasses import dataclass
 from typing import Any
 
+from plimsoll.api.commands import command
 from plimsoll.cost.cut import valid_tp
 from plimsoll.cost.kv import kv_bytes_per_token
 from plimsoll.cost.memory import Footprint, footprint, kv_capacity, max_context
@@ -26,6 +27,9 @@ from plimsoll.spec.plan import Parallel
 from plimsoll.spec.units import format_bytes, format_seconds
 
 __all__ = ["FitAnswer", "FitRow", "fit"]
+
+_MOST_REQUESTS = 1024
+_LITTLE_ROOM = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,10 +97,17 @@ class FitAnswer:
                 "full",
                 "prefill",
             ),
-            rows=tuple(self._cells(row, mixed) for row in self.rows),
+            rows=tuple(self._cells(row, mixed, row is best) for row in self.rows),
             notes=(
-                "weights and KV are of one GPU; requests fit at once in one copy; TPOT of one and "
-                f"of all of them; prefill of {self.context_tokens:,} tokens",
+                "* best start: most output tokens/s that memory allows",
+                "weights and KV of one GPU; requests at once in one copy; TPOT of one and of all "
+                f"of them; prefill of {self.context_tokens:,} tokens",
+                *(
+                    f"tp {row.tp}{f' pp {row.pp}' if row.pp > 1 else ''} on {row.device}: little "
+                    f"room for KV, {row.kv_tokens:,} tokens"
+                    for row in self.rows
+                    if row.num_requests < _LITTLE_ROOM
+                ),
                 *(
                     f"does not fit: tp {tp} on {device}, weights {format_bytes(need)} a GPU of "
                     f"{format_bytes(limit)}"
@@ -113,12 +124,20 @@ class FitAnswer:
             ),
             subtitle=f"{size}, weights {weights}, KV {self.kv_dtype.value}; "
             f"memory derived from the configuration, times {best.origin.value}",
-            command=f"plimsoll fit {self.model_text} --on {self.fleet_text}",
+            command=command("fit", self.model_text, "--on", self.fleet_text),
             tables=(table,),
             pictures=(_waterfall(best, self.context_tokens),),
             assumptions=self.assumptions,
-            next_command=f"plimsoll plan {self.model_text} --on {self.fleet_text} "
-            "--ttft-p99 1s --tpot-p99 50ms",
+            next_command=command(
+                "plan",
+                self.model_text,
+                "--on",
+                self.fleet_text,
+                "--ttft-p99",
+                "2s",
+                "--tpot-p99",
+                "60ms",
+            ),
         )
 
     def data(self) -> dict[str, Any]:
@@ -138,8 +157,8 @@ class FitAnswer:
         }
 
     @staticmethod
-    def _cells(row: FitRow, mixed: bool) -> tuple[str, ...]:
-        cut = f"tp {row.tp}" + (f" pp {row.pp}" if row.pp > 1 else "")
+    def _cells(row: FitRow, mixed: bool, best: bool) -> tuple[str, ...]:
+        cut = ("* " if best else "  ") + f"tp {row.tp}" + (f" pp {row.pp}" if row.pp > 1 else "")
         return (
             f"{cut} {row.device}" if mixed else cut,
             str(row.replicas),
@@ -220,7 +239,7 @@ def fit(
                 num_devices_per_node=part.node.num_devices,
             )
             slots = clock.num_stages
-            shown = min(num, 1024)
+            shown = min(num, _MOST_REQUESTS)
             per_slot = max(1, shown // slots)
             rows.append(
                 FitRow(
@@ -240,6 +259,8 @@ def fit(
                     origin=Origin(clock.origin),
                 )
             )
+    if any(row.num_requests == _MOST_REQUESTS for row in rows):
+        assumptions.append(f"at most {_MOST_REQUESTS:,} requests at once in one copy")
     if not rows:
         raise _nothing_fits(spec, on, weight_dtype, too_large, context)
     rows.sort(key=lambda row: (-row.output_tokens_per_s, row.device, row.tp, row.pp))

@@ -1,5 +1,6 @@
 """What the package knows by name."""
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,25 +9,44 @@ from plimsoll.spec.errors import SpecError, suggest
 
 __all__ = ["KINDS", "ListAnswer", "listing"]
 
-KINDS = ("models", "hardware", "workloads", "policies", "catalog", "exports")
+_NOUNS = {
+    "models": "models",
+    "hardware": "devices",
+    "workloads": "workloads",
+    "policies": "policies",
+    "catalog": "systems in the catalog",
+    "exports": "export targets",
+}
+KINDS = tuple(_NOUNS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListAnswer:
-    """One table of names."""
+    """One table of names; ``groups`` names the group of each row, if rows are grouped."""
 
     kind: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     next_command: str
+    groups: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def report(self) -> Report:
         """See ``Answer``."""
         return Report(
-            title=f"{len(self.rows)} {self.kind}",
-            tables=(Table(title=self.kind, columns=self.columns, rows=self.rows),),
+            title=f"{len(self.rows)} {_NOUNS[self.kind]}",
+            tables=(Table(title="", columns=self.columns, rows=self._spaced(), notes=self.notes),),
             next_command=self.next_command,
         )
+
+    def _spaced(self) -> tuple[tuple[str, ...], ...]:
+        """The rows with an empty one between groups."""
+        spaced: list[tuple[str, ...]] = []
+        for k, row in enumerate(self.rows):
+            if k and self.groups and self.groups[k] != self.groups[k - 1]:
+                spaced.append(("",) * len(row))
+            spaced.append(row)
+        return tuple(spaced)
 
     def data(self) -> dict[str, Any]:
         """See ``Answer``."""
@@ -60,17 +80,28 @@ def _models() -> ListAnswer:
     from plimsoll.spec.model_files import bundled_models, load_model
     from plimsoll.spec.parameters import active_parameters, total_parameters
 
-    rows = []
+    found = []
     for name in bundled_models():
         model = load_model(name)
-        total, active = total_parameters(model), active_parameters(model)
-        rows.append(
-            (name, f"{total / 1e9:.4g} B", f"{active / 1e9:.3g} B", f"{model.max_context:,}")
+        total = total_parameters(model)
+        row = (
+            name,
+            f"{total / 1e9:,.4g} B" if total < 1e12 else f"{total / 1e9:,.0f} B",
+            f"{active_parameters(model) / 1e9:.3g} B",
+            model.quantization.experts.value,
+            f"{model.max_context:,}",
         )
+        found.append((_family(name), total, row))
+    found.sort(key=lambda item: (item[0], item[1], item[2]))
     return ListAnswer(
         kind="models",
-        columns=("model", "parameters", "active", "context"),
-        rows=tuple(rows),
+        columns=("model", "parameters", "active", "weights", "context"),
+        rows=tuple(row for _, _, row in found),
+        groups=tuple(family for family, _, _ in found),
+        notes=(
+            "derived from each configuration; parameters with embeddings, active a token without "
+            "the input embedding; any other model is named by its config.json",
+        ),
         next_command="plimsoll fit llama-3.1-70b --on 8xH100-SXM",
     )
 
@@ -97,6 +128,10 @@ def _hardware() -> ListAnswer:
         kind="hardware",
         columns=("device", "memory", "bandwidth", "bf16 dense", "price", "as of"),
         rows=tuple(rows),
+        notes=(
+            "data sheet values; bandwidth of memory; fp16 where there is no bf16; any other "
+            "device is named by a YAML file",
+        ),
         next_command="plimsoll fit llama-3.1-70b --on 8xH100-SXM",
     )
 
@@ -104,11 +139,14 @@ def _hardware() -> ListAnswer:
 def _workloads() -> ListAnswer:
     from plimsoll.spec.workload_files import bundled_recipe, bundled_workloads
 
-    rows = tuple((name, bundled_recipe(name).source) for name in bundled_workloads())
+    recipes = {name: bundled_recipe(name) for name in bundled_workloads()}
     return ListAnswer(
         kind="workloads",
-        columns=("workload", "statistics from"),
-        rows=rows,
+        columns=("workload", "what it is", "statistics from"),
+        rows=tuple(
+            (name, recipe.description, recipe.lengths.source) for name, recipe in recipes.items()
+        ),
+        notes=("any trace file, or lengths as in 4000/500, does as well",),
         next_command="plimsoll plan llama-3.1-70b --on 8xH100-SXM --workload chat",
     )
 
@@ -152,6 +190,11 @@ def _exports() -> ListAnswer:
         rows=rows,
         next_command="plimsoll export plan.yaml --to vllm",
     )
+
+
+def _family(name: str) -> str:
+    """The letters a model's name starts with."""
+    return "".join(itertools.takewhile(str.isalpha, name))
 
 
 def _first_line(cls: type) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from plimsoll.api.commands import command, workload_words
 from plimsoll.api.run_folder import WorkloadSpec
 from plimsoll.api.simulate import load_plan
 from plimsoll.planning.goodput import sustained_rate
@@ -64,11 +65,14 @@ class LoadCurveAnswer:
             title=picture.title,
             subtitle=f"{self.plan.model} on {self.plan.num_devices} of {self.plan.fleet}; "
             f"{_DURATION_S:.0f} s simulated a run, {picture.num_seeds} runs a point",
-            command=f"plimsoll simulate {self.plan_path} --workload {self.workload.text} --sweep",
+            command=command("simulate", self.plan_path, *workload_words(self.workload), "--sweep"),
             key_numbers=numbers,
             pictures=(picture,),
-            next_command=f"plimsoll simulate {self.plan_path} --workload {self.workload.text}"
-            + (f" --rate {knee:.3g}req/s" if knee else ""),
+            next_command=command(
+                "simulate",
+                self.plan_path,
+                *workload_words(replace(self.workload, rate_per_s=knee and float(f"{knee:.2g}"))),
+            ),
         )
 
     def data(self) -> dict[str, Any]:
@@ -127,8 +131,8 @@ def load_curve(
             )
         )
     picture = LoadCurvePicture(
-        title=f"The plan carries {found.rate_per_s:.3g} requests/s; beyond, {found.limit or 'more'}"
-        " is missed",
+        title=f"The plan carries {found.rate_per_s:.3g} requests/s; beyond, "
+        f"{found.limit or 'a target'} is missed",
         latency_name=target_name(target).split(" <=")[0],
         points=tuple(points),
         num_seeds=len(parts),

@@ -4,15 +4,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from plimsoll.api.commands import command
 from plimsoll.cost.peak import AttentionCount, PeakReport
 from plimsoll.cost.peak import peak as peak_of
 from plimsoll.report.document import Report, Table
-from plimsoll.report.wording import number_text
+from plimsoll.report.wording import count_text, number_text
 from plimsoll.spec.dtype import DType
 from plimsoll.spec.errors import SpecError
 from plimsoll.spec.fleet import parse_fleet
 from plimsoll.spec.io import plain
 from plimsoll.spec.model_files import load_model
+from plimsoll.spec.origin import Number
 
 __all__ = ["PeakAnswer", "peak"]
 
@@ -37,26 +39,39 @@ class PeakAnswer:
             f"{self.fleet_text}",
             subtitle=f"{self.model_text}, {first.num_devices} x {first.device}; limits that no "
             f"engine can beat, {origin} from the data sheet and the configuration",
-            command=f"plimsoll peak {self.model_text} --on {self.fleet_text} --context "
-            + ",".join(str(peak.context_tokens) for peak in self.peaks),
+            command=command(
+                "peak",
+                self.model_text,
+                "--on",
+                self.fleet_text,
+                "--context",
+                ",".join(str(peak.context_tokens) for peak in self.peaks),
+            ),
             tables=(
                 Table(
                     title="Peak by context length",
                     columns=("", *(f"{peak.context_tokens:,} tokens" for peak in self.peaks)),
                     rows=tuple(
-                        (name, *(number_text(column[name]) for column in columns))
+                        (name, *(_text(column[name]) for column in columns))
                         for name in columns[0]
+                        if name != "prefill"
                     ),
                     notes=(
-                        "prefill by memory-free arithmetic, decode by memory bandwidth, users by "
-                        "memory, context switch by the host link",
+                        "users: memory; prefill: arithmetic; decode: memory bandwidth; context "
+                        "switch: host link",
                     ),
                 ),
             ),
             assumptions=self.assumptions,
             notes=tuple(dict.fromkeys(w for peak in self.peaks for w in peak.warnings)),
-            next_command=f"plimsoll fit {self.model_text} --on {self.fleet_text} "
-            f"--context {last.context_tokens}",
+            next_command=command(
+                "fit",
+                self.model_text,
+                "--on",
+                self.fleet_text,
+                "--context",
+                str(last.context_tokens),
+            ),
         )
 
     def data(self) -> dict[str, Any]:
@@ -67,6 +82,10 @@ class PeakAnswer:
             "peaks": [plain(peak) for peak in self.peaks],
             "assumptions": list(self.assumptions),
         }
+
+
+def _text(number: Number) -> str:
+    return count_text(number.value) if number.unit == "users" else number_text(number)
 
 
 def peak(

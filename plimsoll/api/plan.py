@@ -1,10 +1,12 @@
 """Find the plan that carries most: search, simulate, and say what binds."""
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from plimsoll.api.commands import command, slo_words, workload_words
 from plimsoll.api.export import context_for
 from plimsoll.api.run_folder import WorkloadSpec
 from plimsoll.planning.objective import Objective
@@ -39,13 +41,18 @@ DEFAULT_SLO = Slo(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanAnswer:
-    """What the search found, and what it was asked."""
+    """What the search found, and what it was asked.
+
+    ``plan_path`` is the file the plan was written to, ``asked`` the words of the command line;
+    both are empty where there are none.
+    """
 
     question: Question
     found: Answer
     workload: WorkloadSpec
     assumptions: tuple[str, ...]
-    plan_path: str = field(default="plan.yaml")
+    plan_path: str = ""
+    asked: tuple[str, ...] = ()
 
     @property
     def plan(self) -> ServingPlan:
@@ -82,7 +89,7 @@ class PlanAnswer:
             load = chosen.at_load
             numbers += [
                 _number(
-                    "At the load",
+                    "At the load" if question.must_carry else "At that rate",
                     load.requests_per_s,
                     "req/s",
                     origin,
@@ -92,27 +99,40 @@ class PlanAnswer:
                     "Per user", load.tokens_per_s_per_user, "tokens/s", origin, "1 / mean TPOT"
                 ),
             ]
-        command, note = self._start()
+        start, note = self._start()
         notes = [f"what binds: {found.binding}", *found.notes, note]
-        if command:
-            notes.append(f"start it with: {command}")
         return Report(
             title=title,
             subtitle=f"{question.model.name} on {question.fleet.text} for {self.workload.text}, "
             f"{targets}; {origin.value}",
-            command=f"plimsoll plan {question.model_name} --on {question.fleet.text}",
+            command=command(*(self.asked or self._words())),
             key_numbers=tuple(n for n in numbers if n is not None),
             tables=tuple(tables),
             pictures=(self._pareto(),) if found.pareto else (),
             assumptions=self.assumptions,
             notes=tuple(n for n in notes if n),
-            next_command=f"plimsoll simulate {self.plan_path} --workload {self.workload.text}",
+            start_command=start,
+            next_command=self._next(),
         )
+
+    def _words(self) -> tuple[str, ...]:
+        asked = self.question
+        words = (*workload_words(self.workload, drawn=False), *slo_words(asked.slo))
+        return ("plan", asked.model_name, "--on", asked.fleet.text, *words)
+
+    def _next(self) -> str:
+        """Simulate what was written, at the rate the plan was chosen for."""
+        if not self.plan_path:
+            return command(*(self.asked or self._words()), "--out", "plan.yaml")
+        goodput, workload = self.found.chosen.goodput, self.workload
+        if goodput is not None and not self.question.must_carry:
+            workload = replace(workload, rate_per_s=_rounded_down(goodput.rate_per_s))
+        return command("simulate", self.plan_path, *workload_words(workload))
 
     def data(self) -> dict[str, Any]:
         """See ``Answer``."""
         found = self.found
-        command, note = self._start()
+        start, note = self._start()
         return {
             "format_version": 1,
             "model": self.question.model.name,
@@ -135,7 +155,7 @@ class PlanAnswer:
             "counts": plain(found.counts),
             "assumptions": list(self.assumptions),
             "notes": [*found.notes, *([note] if note else [])],
-            "command": command,
+            "command": start,
             "partial": found.partial,
         }
 
@@ -170,13 +190,13 @@ class PlanAnswer:
         pruned = sorted(counts.pruned.items(), key=lambda item: -item[1])
         skipped = sorted(counts.skipped_shapes.items(), key=lambda item: -item[1])
         rows = [
-            ("plans enumerated", f"{counts.enumerated:,}"),
+            ("enumerated", f"{counts.enumerated:,}"),
             *((f"pruned: {reason}", f"{count:,}") for reason, count in pruned[:5]),
             *((f"shapes skipped: {reason}", f"{count:,}") for reason, count in skipped[:3]),
             ("estimated in closed form", f"{counts.estimated:,}"),
-            ("simulated", f"{counts.simulated} plans in {counts.runs} runs"),
+            ("simulated", f"{counts.simulated} in {counts.runs} runs"),
         ]
-        return Table(title="The search", columns=("", "count"), rows=tuple(rows))
+        return Table(title="The search", columns=("", "plans"), rows=tuple(rows))
 
     def _pareto(self) -> ParetoPicture:
         question, found = self.question, self.found
@@ -225,7 +245,7 @@ class PlanAnswer:
     def _start(self) -> tuple[str, str]:
         """The command that starts one engine of the chosen plan, or why there is none."""
         if self.plan.engine != "vllm":
-            return "", f"start it: plimsoll export {self.plan_path} --to {self.plan.engine}"
+            return command("export", self.plan_path, "--to", self.plan.engine), ""
         try:
             return serve_command(self.plan, context_for(self.plan)), ""
         except PlimsollError as error:
@@ -297,6 +317,12 @@ def _number(
     if value is None:
         return None
     return KeyNumber(name=name, number=Number(value=value, unit=unit, origin=origin), note=note)
+
+
+def _rounded_down(value: float) -> float:
+    """Two digits, never more than ``value``."""
+    step = 10.0 ** (math.floor(math.log10(value)) - 1)
+    return float(f"{math.floor(value / step) * step:.2g}")
 
 
 def _choice_data(choice: Choice) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from plimsoll.cost.gemm import multiply_format
 from plimsoll.cost.kv import kv_bytes_per_token
 from plimsoll.cost.memory import footprint
 from plimsoll.cost.roofline import OpCost
@@ -23,12 +24,17 @@ from plimsoll.report.pictures import (
 )
 from plimsoll.serving.simulate.placement import Seat
 from plimsoll.serving.simulate.run import batched_tokens
+from plimsoll.spec.dtype import DType
+from plimsoll.spec.hardware import Device
 from plimsoll.spec.model import ModelSpec
 from plimsoll.spec.origin import Origin
+from plimsoll.spec.parameters import layer_weights, weight_format, with_weight_dtype
 from plimsoll.spec.plan import ServingPlan
 from plimsoll.spec.record import RunRecord
 
 __all__ = ["memory_picture", "roofline_picture", "step_breakdown"]
+
+_SMALL = 0.005
 
 
 def memory_picture(plan: ServingPlan, model: ModelSpec, seat: Seat) -> MemoryWaterfall:
@@ -73,15 +79,13 @@ def step_breakdown(
     for name, clock, chunks, decodes, context in _typical(plan, model, placed, record):
         ops = clock.step_ops(chunks, decodes, context)
         total = clock.step_s(chunks, decodes, context)
-        parts = [
-            BreakdownPart(name=op.name, kind=_kind(op), seconds=op.time_s)
-            for op in ops
-            if op.time_s > 0
-        ]
+        parts = _parts(ops, total, clock.setting.device, _formats(plan, model, clock))
         host = total - sum(op.time_s for op in ops)
         if host > 1e-3 * total:
             parts.append(BreakdownPart(name="host", kind="host", seconds=host))
         bars.append(BreakdownBar(name=name, parts=tuple(parts)))
+    if not bars:
+        return TimeBreakdown(title="No step was taken", bars=())
     longest = max((part for bar in bars for part in bar.parts), key=lambda part: part.seconds)
     return TimeBreakdown(
         title=f"Where a step's time goes: most to {longest.name}",
@@ -97,7 +101,9 @@ def roofline_picture(
     """Operators of the same steps against the device's limits."""
     device = placed[0].device
     dots = []
+    used: dict[str, float] = {}
     for _, clock, chunks, decodes, context in _typical(plan, model, placed, record):
+        used |= {d.value: device.flops_per_s(d) for d in _formats(plan, model, clock)}
         for op in clock.step_ops(chunks, decodes, context):
             if op.flops > 0 and op.bytes > 0 and op.time_s > 0:
                 dots.append(
@@ -114,7 +120,7 @@ def roofline_picture(
         title=f"{bound} of {len(dots)} operators are bound by memory on {device.name}",
         device=device.name,
         memory_bytes_per_s=device.memory_bytes_per_s,
-        peaks=tuple((dtype.value, peak) for dtype, peak in device.peak_flops_per_s.items()),
+        peaks=tuple(used.items()),
         dots=tuple(dots),
         origin=Origin(record.meta.get("origin", Origin.MODELED)),
     )
@@ -160,7 +166,57 @@ def _clock(plan: ServingPlan, model: ModelSpec, seat: Seat) -> ReplicaClock:
     )
 
 
+def _formats(plan: ServingPlan, model: ModelSpec, clock: ReplicaClock) -> tuple[DType, ...]:
+    """The formats that matrices multiply in on this clock's device; attention runs in 16 bits."""
+    changed = with_weight_dtype(model, plan.weight_dtype)
+    stored = {
+        weight_format(weight, changed.quantization, group.layer.formats)
+        for group in changed.layers
+        for weight in layer_weights(group.layer, changed.hidden_size)
+    }
+    device = clock.setting.device
+    used = {multiply_format(dtype, device).math for dtype in (DType.BF16, *stored)}
+    return tuple(sorted(used, key=lambda dtype: device.flops_per_s(dtype)))
+
+
+def _parts(
+    ops: Sequence[OpCost], total_s: float, device: Device, formats: Sequence[DType]
+) -> list[BreakdownPart]:
+    """One part an operator name, longest first; what is under half a percent goes together.
+
+    The bound of a part is arithmetic at the fastest peak in use or traffic at full bandwidth.
+    """
+    fastest = max(device.flops_per_s(dtype) for dtype in formats)
+    named: dict[str, list[OpCost]] = {}
+    for op in ops:
+        if op.time_s > 0:
+            named.setdefault(op.name, []).append(op)
+    parts: list[BreakdownPart] = []
+    rest: list[tuple[str, float]] = []
+    for name, same in named.items():
+        seconds = sum(op.time_s for op in same)
+        if seconds < _SMALL * total_s:
+            rest.append((name, seconds))
+            continue
+        kind = _kind(max(same, key=lambda op: op.time_s))
+        bound_s = sum(max(op.flops / fastest, op.bytes / device.memory_bytes_per_s) for op in same)
+        parts.append(
+            BreakdownPart(
+                name=name,
+                kind=kind,
+                seconds=seconds,
+                bound_s=None if kind == "collective" or bound_s == 0 else bound_s,
+            )
+        )
+    if rest:
+        name = rest[0][0] if len(rest) == 1 else f"{len(rest)} others"
+        parts.append(BreakdownPart(name=name, kind="memory", seconds=sum(s for _, s in rest)))
+    return sorted(parts, key=lambda part: -part.seconds)
+
+
 def _kind(op: OpCost) -> Literal["compute", "memory", "collective", "host"]:
+    if op.name == "host":
+        return "host"
     if op.bound == "network":
         return "collective"
     return "compute" if op.bound == "compute" else "memory"

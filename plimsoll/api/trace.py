@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from plimsoll.api.commands import command
 from plimsoll.report.document import Report, Table
 from plimsoll.report.wording import count_text, percent_text, plain_text, rate_text, seconds_text
 from plimsoll.spec.burst import BurstModel
@@ -13,7 +14,7 @@ from plimsoll.spec.io import plain, write
 from plimsoll.spec.origin import Origin
 from plimsoll.spec.statistics import statistics_of
 from plimsoll.spec.workload import Workload
-from plimsoll.spec.workload_files import bundled_workloads, load_workload, save_workload
+from plimsoll.spec.workload_files import load_workload, save_workload
 
 __all__ = ["BurstAnswer", "TrafficAnswer", "fit_trace", "make_workload", "show_workload"]
 
@@ -45,12 +46,12 @@ class TrafficAnswer:
         return Report(
             title=title,
             subtitle=f"{how}; {self.origin.value}",
-            command=f"plimsoll trace show {shown}",
+            command=command("trace", "show", shown),
             tables=(_lengths_table(s), _habits_table(w, s)),
             assumptions=w.notes,
-            next_command=f"plimsoll trace fit {shown} --out burst-model.yaml"
+            next_command=command("trace", "fit", shown, "--out", "burst-model.yaml")
             if fits and not self.saved
-            else f"plimsoll simulate plan.yaml --workload {shown}",
+            else command("plan", "llama-3.1-70b", "--on", "8xH100-SXM", "--workload", shown),
         )
 
     def data(self) -> dict[str, Any]:
@@ -105,12 +106,16 @@ class BurstAnswer:
             rows.append((f"prompts{name}", kind.lengths.prompt.kind))
             rows.append((f"outputs{name}", kind.lengths.output.kind))
             rows.append((f"rank correlation{name}", f"{kind.lengths.rank_correlation:.2f}"))
-        next_command = f"plimsoll trace make {self.saved or 'burst-model.yaml'} --out drawn.jsonl"
+        next_command = (
+            command("trace", "make", self.saved, "--out", "drawn.jsonl")
+            if self.saved
+            else command("trace", "fit", self.text, "--out", "burst-model.yaml")
+        )
         return Report(
             title=f"Burst model of {self.workload.name}, {len(self.workload):,} requests"
             + (f", in {self.saved}" if self.saved else ""),
             subtitle=f"fitted window by window; {Origin.CALIBRATED.value}",
-            command=f"plimsoll trace fit {self.text}",
+            command=command("trace", "fit", self.text),
             tables=(Table(title="Fitted", columns=("", "value"), rows=tuple(rows)),),
             assumptions=self.workload.notes,
             notes=()
@@ -184,7 +189,7 @@ def fit_trace(text: str, *, window_s: float = 1200.0, out: Path | None = None) -
 
 
 def _answer(text: str, workload: Workload, *, saved: str = "") -> TrafficAnswer:
-    drawn = text in bundled_workloads() or not Path(text).suffix or _is_yaml(text)
+    drawn = any(note.startswith("drawn from") for note in workload.notes)
     return TrafficAnswer(
         text=text,
         workload=workload,
@@ -192,10 +197,6 @@ def _answer(text: str, workload: Workload, *, saved: str = "") -> TrafficAnswer:
         origin=Origin.MODELED if drawn else Origin.MEASURED,
         saved=saved,
     )
-
-
-def _is_yaml(text: str) -> bool:
-    return Path(text).suffix in (".yaml", ".yml")
 
 
 def _refuse_existing(path: Path) -> None:

@@ -31,6 +31,9 @@ from plimsoll.spec.errors import InfeasibleError, PlimsollError
 
 __all__ = ["app", "run"]
 
+# Some versions of typer bring their own click, so its root of errors is found from a leaf.
+_USAGE_ERROR = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+
 app = typer.Typer(
     name="plimsoll",
     help="What will limited capacity carry? Fit, plan, simulate and export serving.",
@@ -57,10 +60,6 @@ def _options(
         os.environ["PLIMSOLL_DEBUG"] = "1"
 
 
-app.command()(peak)
-app.add_typer(trace_app, name="trace")
-
-
 @app.command()
 def fit(
     model: Model,
@@ -72,7 +71,7 @@ def fit(
     report: ReportFile = None,
     json: Json = False,
 ) -> None:
-    """Does the model fit, how should it be cut, and what is the most it could do?"""
+    """Does it fit, how should it be cut, what is the most it does?"""
     from plimsoll.api.fit import fit as run_fit
     from plimsoll.cli.output import dtype_option, emit
     from plimsoll.spec.units import parse_count
@@ -112,7 +111,7 @@ def plan(
     quiet: Quiet = False,
     json: Json = False,
 ) -> None:
-    """Find the plan that carries most on this hardware while keeping the promise."""
+    """Find the plan that carries most and keeps the promise."""
     from plimsoll.api.plan import plan as run_plan
     from plimsoll.api.plan_settings import objective_option, space_options
     from plimsoll.api.slo_options import slo_from_options
@@ -135,9 +134,10 @@ def plan(
             ray=ray,
             progress=progress,
         )
-    if out is not None:
-        from dataclasses import replace
+    from dataclasses import replace
 
+    answer = replace(answer, asked=tuple(sys.argv[1:]))
+    if out is not None:
         from plimsoll.spec.io import write
 
         write(answer.plan, out)
@@ -166,15 +166,18 @@ def simulate(
     report: ReportFile = None,
     json: Json = False,
 ) -> None:
-    """Serve a workload with a plan on the simulated clock; report what users would see."""
+    """Serve a workload on the simulated clock: what users would see."""
     from plimsoll.api.simulate import simulate_file
     from plimsoll.api.slo_options import slo_from_options
     from plimsoll.cli.output import check_writable, emit, workload_spec
+    from plimsoll.spec.errors import SpecError
 
     check_writable(trace)
     check_writable(report)
     promise = slo_from_options(ttft_p99=ttft_p99, tpot_p99=tpot_p99, more=slo or ())
     if sweep:
+        if out is not None or trace is not None or in_flight:
+            raise SpecError("--sweep: takes no --out, --trace or --in-flight; leave them out")
         from plimsoll.api.load_curve import sweep_file
 
         traffic = workload_spec(workload or "chat", rate=rate, requests=requests)
@@ -208,7 +211,7 @@ def compare(
     report: ReportFile = None,
     json: Json = False,
 ) -> None:
-    """Plans or recorded runs side by side on the same workload."""
+    """Plans or recorded runs side by side on one workload."""
     from plimsoll.api.compare import compare as run_compare
     from plimsoll.api.slo_options import slo_from_options
     from plimsoll.cli.output import emit, workload_spec
@@ -234,7 +237,7 @@ def export(
     out: Annotated[Path | None, Option(help="Folder for the files; printed otherwise.")] = None,
     json: Json = False,
 ) -> None:
-    """Write the files that start a plan on another system, or the matching load."""
+    """Write the files that start a plan on another system."""
     from plimsoll.api.export import export as run_export
     from plimsoll.api.simulate import load_plan
     from plimsoll.cli.output import emit
@@ -267,7 +270,7 @@ def reproduce(
     quiet: Quiet = False,
     json: Json = False,
 ) -> None:
-    """Recompute the claims of published systems; exit 0 only if every check passes."""
+    """Recompute the claims of published systems; exit 0 if all pass."""
     from plimsoll.api.listing import listing
     from plimsoll.api.reproduce import reproduce as run_reproduce
     from plimsoll.cli.output import emit
@@ -315,23 +318,24 @@ def doctor(json: Json = False) -> None:
         raise typer.Exit(1)
 
 
+app.command()(peak)
+app.add_typer(trace_app, name="trace")
+
+
 def run() -> None:
     """Entry point: errors become one sentence and an exit code."""
-    from click.exceptions import Abort, ClickException
-
     try:
         code = app(standalone_mode=False)
-    except ClickException as error:
-        error.show()
-        code = 2
+    except _USAGE_ERROR as error:
+        code = _say_usage(error)
     except InfeasibleError as error:
         _say_infeasible(error)
         code = error.exit_code
     except PlimsollError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _say(f"error: {error}")
         code = error.exit_code
-    except (Abort, KeyboardInterrupt):
-        print("interrupted", file=sys.stderr)
+    except (typer.Abort, KeyboardInterrupt):
+        _say("interrupted")
         code = 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -339,17 +343,32 @@ def run() -> None:
     except Exception as error:
         if os.environ.get("PLIMSOLL_DEBUG"):
             raise
-        print(
+        _say(
             f"internal error: {type(error).__name__}: {error}; "
-            "run again with --debug for the traceback",
-            file=sys.stderr,
+            "run again with --debug for the traceback"
         )
         code = 1
     sys.exit(code)
 
 
+def _say(sentence: str) -> None:
+    print(" ".join(sentence.split()), file=sys.stderr)
+
+
+def _say_usage(error: Exception) -> int:
+    """One sentence, or the help where nothing at all was asked."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        print(error, file=sys.stderr)
+        return 2
+    message = error.format_message() if hasattr(error, "format_message") else str(error)
+    context = getattr(error, "ctx", None)
+    verb = f"plimsoll {context.command_path.partition(' ')[2]}" if context else "plimsoll"
+    _say(f"error: {message.rstrip('.')}; see `{verb.strip()} --help`")
+    return 2
+
+
 def _say_infeasible(error: InfeasibleError) -> None:
-    print(f"infeasible: {error}", file=sys.stderr)
+    _say(f"infeasible: {error}")
     for name, text in (
         ("what binds", error.binding),
         ("nearest", error.nearest),

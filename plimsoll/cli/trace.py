@@ -35,7 +35,7 @@ def fit(
     out: Annotated[Path | None, Option(help="Write the model to this YAML file.")] = None,
     json: Json = False,
 ) -> None:
-    """Fit a burst model: Gamma gaps by window, lengths, sessions and failures."""
+    """Fit a burst model: gaps by window, lengths, sessions, failures."""
     from plimsoll.api.trace import fit_trace
     from plimsoll.cli.output import check_writable, emit
     from plimsoll.spec.units import parse_quantity
@@ -56,7 +56,7 @@ def make(
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
-    """Draw a workload from statistics, or cut and rescale a trace, and save it."""
+    """Draw a workload, or cut and rescale a trace, and save it."""
     from plimsoll.api.trace import make_workload
     from plimsoll.cli.output import check_writable, emit, workload_spec
     from plimsoll.spec.units import parse_quantity

@@ -36,7 +36,10 @@ class Table:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """Everything a report shows, in order. ``title`` is the answer in one sentence."""
+    """Everything a report shows, in order. ``title`` is the answer in one sentence.
+
+    ``start_command`` starts what the report proposes; ``next_command`` is the next thing to ask.
+    """
 
     __pydantic_config__: ClassVar = PLAIN
     FORMAT_VERSION: ClassVar[int] = 1
@@ -48,5 +51,6 @@ class Report:
     key_numbers: tuple[KeyNumber, ...] = ()
     tables: tuple[Table, ...] = ()
     pictures: tuple[Picture, ...] = ()
+    start_command: str = ""
     next_command: str = ""
     notes: tuple[str, ...] = ()

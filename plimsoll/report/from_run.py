@@ -149,7 +149,11 @@ def request_timeline(
             )
         )
     late = int(np.count_nonzero(~good))
-    notes = () if len(shown) == len(rows) else (f"first {len(shown):,} of {len(rows):,} requests",)
+    notes: tuple[str, ...] = ()
+    if start_s > 0:
+        notes = (f"requests that arrived from {start_s:,.4g} s on",)
+    if len(shown) < len(rows):
+        notes = (*notes, f"first {len(shown):,} of {len(rows):,} requests")
     return RequestTimeline(
         title=title or f"{late:,} of {len(r):,} requests missed a target",
         rows=tuple(lines),

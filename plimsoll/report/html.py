@@ -39,7 +39,7 @@ h1 { font-size: 1.6rem; line-height: 1.25; margin: 0 0 4px; }
 h2 { font-size: 1.15rem; margin: 36px 0 8px; }
 p { margin: 4px 0; } .soft, figcaption, .note { color: var(--soft); font-size: 0.9rem; }
 pre { background: var(--card); border: 1px solid var(--line); border-radius: 6px; margin: 10px 0;
-  padding: 10px 14px; overflow-x: auto; font: 0.9rem/1.45 ui-monospace, "DejaVu Sans Mono",
+  padding: 10px 14px; white-space: pre-wrap; font: 0.9rem/1.45 ui-monospace, "DejaVu Sans Mono",
   monospace; }
 button { background: var(--card); color: var(--ink); border: 1px solid var(--line);
   border-radius: 6px; padding: 5px 12px; font: inherit; font-size: 0.85rem; cursor: pointer;
@@ -212,6 +212,10 @@ def report_html(report: Report) -> str:
         lines = "".join(f"<li>{_text(line)}</li>" for line in report.assumptions)
         parts.append(f"<section><h2>Assumed</h2><ul>{lines}</ul></section>")
     parts += [f'<p class="note">{_text(note)}</p>' for note in report.notes]
+    if report.start_command:
+        parts.append(
+            f"<section><h2>Start it</h2><pre>{_text(report.start_command)}</pre></section>"
+        )
     if report.next_command:
         parts.append(f"<section><h2>Next</h2><pre>{_text(report.next_command)}</pre></section>")
     parts.append("<noscript><p>The pictures need JavaScript.</p></noscript>")

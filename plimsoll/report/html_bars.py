@@ -10,6 +10,7 @@ from plimsoll.report.pictures import (
     RequestTimeline,
     TimeBreakdown,
     TimelineRow,
+    TimelineSpan,
 )
 from plimsoll.report.wording import FAMILY_COLORS, PART_COLORS, PHASE_COLORS, seconds_text
 from plimsoll.spec.units import format_bytes
@@ -20,6 +21,12 @@ _GIB = 2.0**30
 _PATTERNS = ("", "/", ".", "x", "\\", "+", "-")
 
 
+def _never(row: TimelineRow) -> TimelineSpan:
+    """A wait of no length where the row begins."""
+    at_s = row.spans[0].start_s if row.spans else 0.0
+    return TimelineSpan(kind="queue", start_s=at_s, end_s=at_s)
+
+
 def timeline(p: RequestTimeline) -> Figure:
     def traces(rows: list[TimelineRow], group: str, visible: bool) -> list[Figure]:
         made = []
@@ -27,6 +34,10 @@ def timeline(p: RequestTimeline) -> Figure:
         for kind, color in PHASE_COLORS.items():
             spans = [(n, r, s) for n, r in zip(names, rows, strict=True) for s in r.spans]
             spans = [(n, r, s) for n, r, s in spans if s.kind == kind]
+            if kind == "queue":
+                # Plotly orders rows as it meets them: the first trace names every one.
+                waited = {n: s for n, _, s in spans}
+                spans = [(n, r, waited.get(n, _never(r))) for n, r in zip(names, rows, strict=True)]
             made.append(
                 {
                     "type": "bar",

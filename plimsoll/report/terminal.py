@@ -5,7 +5,10 @@ missed is in capitals, the chosen row has a mark.
 """
 
 import os
-from collections.abc import Iterable
+import shlex
+import textwrap
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
 from plimsoll.report.document import KeyNumber, Report, Table
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MAX_COLUMNS",
+    "command_lines",
     "key_number_lines",
     "make_console",
     "memory_bars",
@@ -34,6 +38,7 @@ __all__ = [
 ]
 
 MAX_COLUMNS = 80
+_WIDEST_NAME = 44
 _ALERT = f"bold color({TERMINAL_COLORS['alert']})"
 
 
@@ -52,6 +57,57 @@ def make_console(file: TextIO | None = None) -> "Console":
     )
 
 
+def command_lines(command: str, width: int) -> list[str]:
+    """A command as lines that can be pasted: a backslash where it goes on, four spaces in.
+
+    An option and its value stay on one line.
+    """
+    if "\n" in command:
+        return command.split("\n")
+    lines: list[str] = []
+    words: list[str] = []
+    for word in map(shlex.quote, shlex.split(command)):
+        if words and words[-1].startswith("--") and not word.startswith("-"):
+            words[-1] += f" {word}"
+        else:
+            words.append(word)
+    for word in words:
+        if lines and len(lines[-1]) + 1 + len(word) <= width - 2:
+            lines[-1] += f" {word}"
+        elif lines:
+            lines[-1] += " \\"
+            lines.append(f"    {word}")
+        else:
+            lines.append(word)
+    return lines
+
+
+def _wrapped(text: str, *, hang: int, style: str = "") -> "RenderableType":
+    """Text broken at words with the lines after the first indented."""
+    return _Hanging(text=text, hang=hang, style=style)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Hanging:
+    """Renders text to the width of the console it meets."""
+
+    text: str
+    hang: int
+    style: str
+
+    def __rich_console__(self, console: "Console", options: Any) -> Iterator[Any]:
+        from rich.text import Text
+
+        lines = textwrap.wrap(
+            self.text,
+            options.max_width,
+            subsequent_indent=" " * self.hang,
+            break_on_hyphens=False,
+        )
+        for line in lines or [""]:
+            yield Text(line, style=self.style)
+
+
 def table_lines(table: Table) -> "RenderableType":
     """A table with a rule under its head; numbers to the right, words to the left."""
     from rich.console import Group
@@ -61,11 +117,12 @@ def table_lines(table: Table) -> "RenderableType":
     grid = RichTable(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
     for k, name in enumerate(table.columns):
         cells = [row[k] for row in table.rows]
+        longest = max(map(len, cells), default=0)
         right = k > 0 and all(c[:1].isdigit() or c[:1] in "-<>$+" or not c for c in cells)
         grid.add_column(
             Text(name),
             justify="right" if right else "left",
-            no_wrap=k == 0 or right,
+            no_wrap=right or (k == 0 and longest <= _WIDEST_NAME),
             overflow="fold",
         )
     for row in table.rows:
@@ -75,7 +132,7 @@ def table_lines(table: Table) -> "RenderableType":
     lines: list[Any] = [Text(table.title, style="bold")] if table.title else []
     if table.rows:
         lines.append(grid)
-    lines += [Text(f"({note})", style="dim") for note in table.notes]
+    lines += [_wrapped(f"({note})", hang=1, style="dim") for note in table.notes]
     return Group(*lines)
 
 
@@ -208,40 +265,51 @@ def _bar_line(
 
 
 def print_report(report: Report, console: "Console") -> None:
-    """The whole report, pictures drawn in text."""
+    """The whole report, pictures drawn in text; no line ends in a blank."""
+    with console.capture() as capture:
+        _print(report, console)
+    for line in capture.get().splitlines():
+        console.file.write(line.rstrip() + "\n")
+
+
+def _print(report: Report, console: "Console") -> None:
     from rich.text import Text
 
     from plimsoll.report.plots_terminal import picture_text
 
-    def gap() -> None:
-        console.print()
-
-    console.print(Text(report.title, style="bold"))
+    console.print(_wrapped(report.title, hang=0, style="bold"))
     if report.subtitle:
-        console.print(Text(report.subtitle))
+        console.print(_wrapped(report.subtitle, hang=0))
     if report.key_numbers:
-        gap()
+        console.print()
         console.print(key_number_lines(report.key_numbers))
     for table in report.tables:
-        gap()
+        console.print()
         console.print(table_lines(table))
     for picture in report.pictures:
-        gap()
+        console.print()
         if isinstance(picture, MemoryWaterfall):
             console.print(memory_bars(picture, width=console.width - 2))
         else:
             color = console.is_terminal and not console.no_color
             text = picture_text(picture, width=console.width - 2, color=color)
             title, _, body = text.partition("\n")
-            console.print(Text(title, style="bold"))
+            console.print(_wrapped(title, hang=0, style="bold"))
             console.print(Text.from_ansi(body))
-    if report.assumptions:
-        gap()
-        console.print(Text("Assumed", style="bold"))
-        for line in report.assumptions:
-            console.print(Text(f"  {line}"))
-    for note in report.notes:
-        console.print(Text(f"note: {note}", style="dim"))
+    for name, lines in (("Assumed", report.assumptions), ("Notes", report.notes)):
+        if lines:
+            console.print()
+            console.print(Text(name, style="bold"))
+            for line in lines:
+                console.print(_wrapped(f"  {line}", hang=4))
+    if report.start_command:
+        console.print()
+        console.print(Text("Start it", style="bold"))
+        for line in command_lines(report.start_command, console.width):
+            console.print(Text(line), soft_wrap=True)
     if report.next_command:
-        gap()
-        console.print(Text("next:  ", style="bold").append(report.next_command, style="not bold"))
+        console.print()
+        first, *rest = command_lines(report.next_command, console.width - 7)
+        console.print(Text("next:  ", style="bold").append(first, style="not bold"), soft_wrap=True)
+        for line in rest:
+            console.print(Text(f"       {line}"), soft_wrap=True)

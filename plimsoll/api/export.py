@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from plimsoll.cost.memory import footprint
+from plimsoll.planning.engine_limits import stored_format
 from plimsoll.report.document import Report, Table
 from plimsoll.report.export import EXPORTERS, ExportContext, ExportedFile, export_plan, pool_facts
 from plimsoll.serving.simulate.run import batched_tokens
@@ -98,14 +99,11 @@ def context_for(
             )
         )
     path = model_path or _hub_id(model.source) or plan.model
-    quantization = model.quantization
     return ExportContext(
         model=path,
         context_tokens=model.max_context,
         pools=tuple(facts),
-        checkpoint_dtype=quantization.experts
-        if quantization.method != "none"
-        else quantization.ffn,
+        checkpoint_dtype=stored_format(model),
         workload=workload,
     )
 

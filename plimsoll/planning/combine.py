@@ -55,21 +55,26 @@ class Estimate:
 
 
 class PairCounts:
-    """Numbers of (prefill, decode) replicas that fit; remembered by sizes."""
+    """Numbers of (prefill, decode) replicas that fit; remembered by sizes and stages."""
 
     def __init__(self, sites: Sequence[Site], options: SpaceOptions) -> None:
         self._sites, self._options = list(sites), options
-        self._known: dict[tuple[int, int, int, int], Ints] = {}
+        self._known: dict[tuple[tuple[int, int, int], ...], Ints] = {}
 
     def of(self, prefill: Shape, decode: Shape) -> Ints:
         """All fitting pairs of counts, [pairs, 2]."""
-        key = (prefill.site_index, prefill.num_devices, decode.site_index, decode.num_devices)
+        key = tuple((s.site_index, s.num_devices, s.parallel.pp) for s in (prefill, decode))
         found = self._known.get(key)
         if found is None:
             pairs = pair_counts_of(prefill, decode, self._sites, self._options)
             found = np.array(pairs, dtype=np.int64).reshape(-1, 2)
             self._known[key] = found
         return found
+
+
+def _kind(shape: Shape) -> tuple[int, ...]:
+    cut = shape.parallel
+    return shape.site_index, shape.num_devices, cut.pp, cut.attention_dp
 
 
 def _limit_name(pool: PoolEstimate, where: tuple[int, int, int]) -> str:

@@ -11,14 +11,16 @@ from dataclasses import replace
 
 import numpy as np
 
+from plimsoll.planning.engine_limits import format_limit, stored_format
 from plimsoll.planning.estimate import Demand, ShapeRecord
 from plimsoll.planning.question import Question
 from plimsoll.planning.ranking import Ranking
 from plimsoll.planning.tradeoffs import plan_words
 from plimsoll.planning.trials import Trial
 from plimsoll.spec.dtype import DType
-from plimsoll.spec.errors import InfeasibleError
+from plimsoll.spec.errors import InfeasibleError, UnsupportedError
 from plimsoll.spec.hardware import Fleet, FleetPart
+from plimsoll.spec.parameters import with_weight_dtype
 from plimsoll.spec.slo import Slo, SloTarget
 from plimsoll.spec.units import format_bytes, format_seconds
 
@@ -68,14 +70,29 @@ def _by_more_devices(question: Question, again: RankAgain) -> str:
 
 
 def _by_weights(question: Question, again: RankAgain) -> str:
-    tried = question.options.weight_dtypes
-    native = {question.model.quantization.ffn, question.model.quantization.experts}
+    """Smaller weights: made while loading where the engine can, else a checkpoint in them."""
+    model, engine = question.model, question.options.engine
+    smallest = min(
+        (dtype or stored_format(model) for dtype in question.options.weight_dtypes),
+        key=lambda dtype: dtype.bits,
+    )
     for dtype in _SMALLER:
-        if dtype in tried or any(dtype.bits >= own.bits for own in native):
+        if dtype.bits >= smallest.bits:
             continue
-        options = replace(question.options, weight_dtypes=(dtype,))
-        if again(replace(question, options=options)).estimates:
-            return f"{dtype.value} weights (--weights {dtype.value})"
+        if not format_limit(engine, model, dtype, None):
+            options = replace(question.options, weight_dtypes=(dtype,))
+            asked, words = replace(question, options=options), f"--set weights={dtype.value}"
+        else:
+            options = replace(question.options, weight_dtypes=(None,))
+            stored = with_weight_dtype(model, dtype)
+            asked = replace(question, options=options, model=stored)
+            words = "a checkpoint stored in it"
+        try:
+            found = again(asked).estimates
+        except UnsupportedError:  # the devices do not multiply it
+            continue
+        if found:
+            return f"{dtype.value} weights ({words})"
     return ""
 
 

@@ -9,9 +9,15 @@ Source: the plan spaces of arXiv 2401.09670 and arXiv 2411.17651.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
+from plimsoll.planning.engine_limits import (
+    format_limit,
+    handover_limit,
+    runnable_policies,
+    shape_limit,
+)
 from plimsoll.planning.parallel_shapes import Site, Skips, parallel_shapes, replicas_that_fit
 from plimsoll.spec.dtype import DType
 from plimsoll.spec.errors import SpecError, UnsupportedError, suggest
@@ -21,7 +27,6 @@ from plimsoll.spec.plan import (
     ChunkedPrefill,
     DisaggRouter,
     LeastWorkRouter,
-    OrcaConfig,
     Parallel,
     Pool,
     PrefillFirst,
@@ -46,6 +51,7 @@ __all__ = [
     "is_legal",
     "pair_counts_of",
     "policies_for",
+    "runnable",
     "usable_sites",
 ]
 
@@ -135,18 +141,26 @@ class Candidate:
 def policies_for(options: SpaceOptions) -> tuple[StepPolicyConfig, ...]:
     """Step policies to try: the user's, or those the engine runs at each budget.
 
-    vLLM schedules decodes first and chunks prompts; SGLang runs prompts before decodes, chunked
-    to a budget; TensorRT-LLM chunks, or with chunking off runs whole prompts beside decodes.
+    All run decodes and prompts in chunks up to a budget; SGLang may run whole prompts before
+    decodes instead.
     """
     if options.policies:
         return options.policies
     chunked = [ChunkedPrefill(token_budget=b) for b in options.budgets]
-    if options.engine == "vllm":
+    if options.engine != "sglang":
         return tuple(chunked)
-    first = [PrefillFirst(max_batched_tokens=b) for b in options.budgets]
-    if options.engine == "sglang":
-        return (*first, *chunked)
-    return (*chunked, OrcaConfig())
+    return (*(PrefillFirst(max_batched_tokens=b) for b in options.budgets), *chunked)
+
+
+def runnable(options: SpaceOptions, model: ModelSpec) -> SpaceOptions:
+    """The options with exactly the policies that the engine can be started with.
+
+    Raises:
+        UnsupportedError: the engine runs none of those asked for.
+    """
+    longest = options.max_model_len or model.max_context
+    policies = runnable_policies(options.engine, policies_for(options), longest)
+    return replace(options, policies=policies)
 
 
 def decode_policy(max_num_seqs: int) -> StepPolicyConfig:
@@ -216,15 +230,27 @@ def usable_sites(fleet: Fleet, options: SpaceOptions) -> list[Site]:
 def enumerate_shapes(
     model: ModelSpec, sites: list[Site], options: SpaceOptions, skips: Skips
 ) -> list[Shape]:
-    """Every legal shape of one replica, on every part and in every format allowed."""
+    """Every legal shape of one replica, on every part and in every format allowed.
+
+    Raises:
+        UnsupportedError: neither the engine nor the devices run any of the formats.
+    """
     shapes = []
+    refused: list[str] = []
+    apart = "disaggregated" in options.modes
+    asked = 0
     for index, site in enumerate(sites):
         most = allowed_devices(site, options)
         for weight in dict.fromkeys(options.weight_dtypes):
-            if weight is not None and weight.math not in site.device.peak_flops_per_s:
-                skips[f"{site.device.name} does not multiply {weight.value}"] += 1
-                continue
             for kv in dict.fromkeys(options.kv_dtypes):
+                asked += 1
+                reason = format_limit(options.engine, model, weight, kv)
+                if weight is not None and weight.math not in site.device.peak_flops_per_s:
+                    reason = f"{site.device.name} does not multiply {weight.value}"
+                if reason:
+                    refused.append(reason)
+                    skips[reason] += 1
+                    continue
                 for parallel in parallel_shapes(
                     model,
                     site,
@@ -233,6 +259,12 @@ def enumerate_shapes(
                     weight_dtype=weight,
                     skips=skips,
                 ):
+                    reason = shape_limit(options.engine, site, parallel)
+                    if reason:
+                        skips[reason] += 1
+                        continue
+                    if apart and (reason := handover_limit(options.engine, parallel)):
+                        skips[reason] += 1
                     shapes.append(
                         Shape(
                             site_index=index,
@@ -242,6 +274,8 @@ def enumerate_shapes(
                             kv_dtype=kv,
                         )
                     )
+    if len(refused) == asked:
+        raise UnsupportedError("; ".join(dict.fromkeys(refused)))
     return shapes
 
 
@@ -255,8 +289,13 @@ def counts_of(shape: Shape, sites: list[Site], options: SpaceOptions) -> list[in
 def pair_counts_of(
     prefill: Shape, decode: Shape, sites: list[Site], options: SpaceOptions
 ) -> list[tuple[int, int]]:
-    """Numbers of (prefill, decode) replicas that fit side by side under the limits."""
-    counts = []
+    """Numbers of (prefill, decode) replicas that fit side by side under the limits.
+
+    None where the engine cannot move KV between such replicas.
+    """
+    counts: list[tuple[int, int]] = []
+    if any(handover_limit(options.engine, shape.parallel) for shape in (prefill, decode)):
+        return counts
     for p in counts_of(prefill, sites, options):
         for d in counts_of(decode, sites, options):
             if not _within(prefill, p, decode, d, sites, options):
@@ -291,17 +330,25 @@ def _pool(
     max_num_seqs: int,
     options: SpaceOptions,
 ) -> Pool:
-    """Equal replicas of a shape."""
+    """Equal replicas of a shape; bounds are raised to what its attention ranks share evenly."""
+    ranks = shape.parallel.attention_dp
+    whole = ranks * (Pool(device=shape.device).block_tokens if options.engine == "sglang" else 1)
+    if isinstance(policy, ChunkedPrefill) and policy.token_budget % whole:
+        policy = replace(policy, token_budget=_rounded_up(policy.token_budget, whole))
     return Pool(
         role=role,
         device=shape.device,
         replicas=replicas,
         parallel=shape.parallel,
         policy=policy,
-        max_num_seqs=max_num_seqs,
+        max_num_seqs=_rounded_up(max_num_seqs, ranks),
         memory_fraction=options.memory_fraction,
         prefix_caching=options.prefix_caching,
     )
+
+
+def _rounded_up(count: int, unit: int) -> int:
+    return -(-count // unit) * unit
 
 
 def aggregated(
@@ -346,6 +393,7 @@ def enumerate_plans(
 ) -> Iterator[Candidate]:
     """Every candidate, each once, in a fixed order; ``skips`` counts what was left out."""
     left_out = Skips() if skips is None else skips
+    options = runnable(options, model)
     sites = usable_sites(fleet, options)
     shapes = enumerate_shapes(model, sites, options, left_out)
     policies = policies_for(options)

@@ -24,7 +24,7 @@ from plimsoll.planning.objective import Scale, scale_of
 from plimsoll.planning.offered_load import busiest_slice
 from plimsoll.planning.parallel_shapes import Site
 from plimsoll.planning.physics import LibraryPhysics, Physics
-from plimsoll.planning.plan_space import usable_sites
+from plimsoll.planning.plan_space import runnable, usable_sites
 from plimsoll.planning.question import Answer, Choice, Progress, Question, SearchCounts
 from plimsoll.planning.ranking import Ranking, rank_plans
 from plimsoll.planning.tradeoffs import plan_words, trade_words
@@ -61,7 +61,7 @@ def rank(
     question: Question, *, physics: Physics | None = None
 ) -> tuple[Ranking, list[Site], Demand]:
     """The closed-form part of the search alone: a ranking of the whole space."""
-    options = question.options
+    options = runnable(question.options, question.model)
     sites = usable_sites(question.fleet, options)
     traffic = describe_traffic(question.workload, prefix_caching=options.prefix_caching)
     demand = _demand(question, traffic)

@@ -168,4 +168,4 @@ def test_each_engine_tries_the_policies_it_runs():
     }
     assert kinds["vllm"] == {"chunked-prefill"}
     assert kinds["sglang"] == {"chunked-prefill", "prefill-first"}
-    assert kinds["trtllm"] == {"chunked-prefill", "orca"}
+    assert kinds["trtllm"] == {"chunked-prefill"}

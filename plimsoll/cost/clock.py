@@ -19,7 +19,8 @@ class StepClock(Protocol):
     Data-parallel attention ranks are inside: a batch is spread evenly over them.
     """
 
-    num_stages: int
+    @property
+    def num_stages(self) -> int: ...
 
     def step_s(
         self, chunks: Sequence[tuple[int, int]], num_decodes: int, decode_context: int

@@ -6,15 +6,15 @@ from ``decode_switch_batch`` on. A pipeline of p stages divides both by p. A chu
 after c cached ones has the quadratic term n (2 c + n), so that chunks add up to the whole
 prompt. A step with both kinds pays the larger base once. Leaves out: bubbles between unlike
 stages, and the extra reads of a chunk's cached keys beyond what the quadratic term holds.
-Source: arXiv 2401.09670 section 3 and its published coefficients
-(library/calibration/distserve_a100.yaml).
+Source: arXiv 2401.09670 section 3 and its published coefficients of two engines
+(library/calibration/distserve_a100.yaml, vllm_a100.yaml).
 """
 
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,7 @@ from plimsoll.spec.io import PLAIN, read
 
 __all__ = [
     "DecodeLine",
+    "Engine",
     "FitError",
     "PrefillDecodeFit",
     "PrefillLine",
@@ -36,7 +37,12 @@ __all__ = [
 ]
 
 _FOREVER = 2**62
-_PUBLISHED = "library/calibration/distserve_a100.yaml"
+_PUBLISHED = {
+    "distserve": "library/calibration/distserve_a100.yaml",
+    "vllm": "library/calibration/vllm_a100.yaml",
+}
+
+Engine = Literal["distserve", "vllm"]
 
 Coefficient = Annotated[float, Field(ge=0)]
 Tokens = Annotated[int, Field(gt=0)]
@@ -172,26 +178,39 @@ class _File:
 
 
 @functools.cache
-def _published() -> _File:
-    with resources.as_file(resources.files("plimsoll").joinpath(_PUBLISHED)) as path:
+def _published(engine: Engine) -> _File:
+    name = _PUBLISHED.get(engine)
+    if name is None:
+        raise SpecError(
+            f"no published fits of the engine {engine!r}; there are those of "
+            f"{', '.join(_PUBLISHED)}." + suggest(engine, _PUBLISHED)
+        )
+    with resources.as_file(resources.files("plimsoll").joinpath(name)) as path:
         return read(_File, path)
 
 
-def published_fits() -> tuple[tuple[str, int], ...]:
-    """(model, tp) of every published fit."""
-    return tuple((name, tp) for name, model in _published().models.items() for tp in model.fits)
+def published_fits(engine: Engine = "distserve") -> tuple[tuple[str, int], ...]:
+    """(model, tp) of every published fit of an engine."""
+    models = _published(engine).models
+    return tuple((name, tp) for name, model in models.items() for tp in model.fits)
 
 
 def published_fit(
-    model: str, *, tp: int, pp: int = 1, overhead_s: float = 0.0, overhead_token_s: float = 0.0
+    model: str,
+    *,
+    tp: int,
+    pp: int = 1,
+    engine: Engine = "distserve",
+    overhead_s: float = 0.0,
+    overhead_token_s: float = 0.0,
 ) -> PublishedFit:
     """The published A100-80GB fit of ``model`` on ``tp`` x ``pp`` devices.
 
     Raises:
-        SpecError: no such model in the published set.
+        SpecError: no such model, or no such engine, in the published set.
         UnsupportedError: the model was not fitted, or does not fit, on that many devices.
     """
-    file = _published()
+    file = _published(engine)
     known = file.models.get(model)
     if known is None:
         raise SpecError(

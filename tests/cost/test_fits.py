@@ -50,6 +50,22 @@ def test_published_coefficients(
     assert clock.step_s([], 100, 30000) * 1e3 == pytest.approx(large_ms, rel=1e-4)
 
 
+def test_published_coefficients_of_the_rival_engine() -> None:
+    """profiler-a100-80g.vllm.json of the same artifact: slower in every part, same memory."""
+    ours, rival = published_fit("opt-13b", tp=1), published_fit("opt-13b", tp=1, engine="vllm")
+    prefill_ms = 22.0522 + 512 * 0.140509 + 512**2 * 8.07658e-6
+    assert rival.clock.step_s([(512, 0)], 0, 0) * 1e3 == pytest.approx(prefill_ms, rel=1e-4)
+    decode_ms = 23.4750 + 3000 * 5.92934e-4 + 0.607269
+    assert rival.clock.step_s([], 10, 3000) * 1e3 == pytest.approx(decode_ms, rel=1e-4)
+    assert rival.max_kv_tokens == ours.max_kv_tokens
+    for model, tp in published_fits("vllm"):
+        ours = published_fit(model, tp=tp)
+        rival = published_fit(model, tp=tp, engine="vllm")
+        assert ours.clock.step_s([(754, 0)], 0, 0) < rival.clock.step_s([(754, 0)], 0, 0)
+    with pytest.raises(SpecError, match="Did you mean vllm"):
+        published_fits("vlm")  # type: ignore[arg-type]
+
+
 def test_published_capacities() -> None:
     """KV token capacities of the same artifact."""
     expected = {

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
 from plimsoll import __version__
+from plimsoll.cost.clock import StepClock
 from plimsoll.cost.kv import kv_bytes_per_token
 from plimsoll.cost.memory import KvCapacity, kv_capacity
 from plimsoll.cost.saturation import saturation_tokens
@@ -36,7 +37,7 @@ from plimsoll.spec.record import RunRecord
 from plimsoll.spec.units import format_bytes
 from plimsoll.spec.workload import Workload
 
-__all__ = ["batched_tokens", "build", "router_for", "simulate_plan"]
+__all__ = ["batched_tokens", "build", "policy_for", "router_for", "simulate_plan"]
 
 _MOST_SPLITFUSE_TOKENS = 8192
 
@@ -121,7 +122,7 @@ def build(
             InstanceSpec(
                 role=pool.role,
                 clock=clock,
-                policy=_policy(pool, clock),
+                policy=policy_for(pool, clock),
                 num_blocks=capacity.num_blocks,
                 block_tokens=capacity.block_tokens,
                 blocks_per_request=capacity.blocks_per_request,
@@ -160,7 +161,12 @@ def router_for(config: RouterConfig) -> ClusterPolicy:
     return router
 
 
-def _policy(pool: Pool, clock: ReplicaClock) -> StepPolicy:
+def policy_for(pool: Pool, clock: StepClock) -> StepPolicy:
+    """The step policy a pool describes; budgets left open come from the clock.
+
+    Raises:
+        SpecError: decodes alone can exceed the token budget.
+    """
     config = pool.policy
     options = {k: v for k, v in asdict(config).items() if k != "kind"}
     if isinstance(config, SplitFuse) and config.token_budget == 0:

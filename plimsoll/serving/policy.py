@@ -154,8 +154,10 @@ class InstView(Protocol):
     num_slots: int
     max_num_seqs: int
     max_model_len: int
-    pool: PoolView
     clock: StepClock
+
+    @property
+    def pool(self) -> PoolView: ...
 
     @property
     def waiting(self) -> Queue:

@@ -77,3 +77,28 @@ def test_runs_end_at_the_kinks_of_the_clock():
             for f in (True, False)
         )
     )
+
+
+class FlatThenRisingClock(KinkedClock):
+    """No slope at first: a run must stop at the end of a flat piece too."""
+
+    def decode_line(self, num_decodes, decode_context):
+        if decode_context <= 3000:
+            return 0.01, 0.0, 3000
+        return 0.004, 3e-6, 2**62
+
+
+def test_runs_end_where_a_flat_piece_ends():
+    workload = poisson(40, rate=3, output=200)
+    same(
+        *(
+            executor(POLICIES["chunked"], clock=FlatThenRisingClock(), fast_forward=f).run(workload)
+            for f in (True, False)
+        )
+    )
+
+
+def test_the_end_of_a_run_is_when_the_last_thing_happened():
+    workload = poisson(5, rate=5).with_changes(cancel_after_s=np.full(5, 1e6))
+    record = executor(POLICIES["chunked"]).run(workload)
+    assert record.meta["end_s"] == pytest.approx(record.requests.finished_s.max())

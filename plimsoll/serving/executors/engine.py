@@ -12,15 +12,15 @@ Pipelines: stage i of a step starts when its stage i - 1 ended and the stage is 
 from collections.abc import Callable
 
 from plimsoll.serving.executors.instance import SimInstance
-from plimsoll.serving.executors.recorder import CANCELLED, FAILED, FINISHED, Recorder
+from plimsoll.serving.executors.recorder import FAILED, FINISHED, Recorder
 from plimsoll.serving.executors.requests import SimRequest
+from plimsoll.serving.executors.residents import Residents
 from plimsoll.serving.executors.slots import Slot
 from plimsoll.serving.policy import (
     Abort,
     Action,
     Park,
     Phase,
-    Refused,
     Resume,
     Run,
     StepPolicy,
@@ -33,13 +33,12 @@ __all__ = ["Engine"]
 _MOST_ROUNDS = 1000
 
 
-class Engine:
-    """Runs one instance. ``outputs`` are the true lengths; no policy can reach them.
+class Engine(Residents):
+    """Runs one instance.
 
-    ``push(time, engine, slot, version)`` schedules the end of a run; ``on_end(request, time)``
-    is told when a request leaves for good, ``on_stage(request, time)`` when a prompt has run on
-    an instance that only prefills. ``unlucky()`` says whether to refuse a swap for the sake of
-    testing; ``next_keys(id)`` are the prefix keys of the same session's next turn.
+    ``push(time, engine, slot, version)`` schedules the end of a run; ``now()`` is the run's
+    time, for readers of the instance between its steps; ``log(time, instance, slot, step)``
+    is told every step decided. The rest is as in ``Residents``.
     """
 
     def __init__(
@@ -57,25 +56,24 @@ class Engine:
         next_keys: Callable[[int], list[int]] | None,
         log: Callable[[float, int, int, object], None] | None,
         fast_forward: bool,
+        now: Callable[[], float],
     ) -> None:
-        self.inst = inst
-        self.slots = [Slot(i) for i in range(inst.num_slots)]
-        self.alive: dict[int, SimRequest] = {}
-        """Everything admitted here and not gone."""
+        super().__init__(
+            inst=inst,
+            view=view,
+            outputs=outputs,
+            recorder=recorder,
+            on_end=on_end,
+            on_stage=on_stage,
+            unlucky=unlucky,
+            next_keys=next_keys,
+        )
         self._policy = policy
-        self._view = view
-        self._outputs = outputs
-        self._recorder = recorder
         self._push = push
-        self._on_end = on_end
-        self._on_stage = on_stage
-        self._unlucky = unlucky
-        self._next_keys = next_keys
-        self.refused: list[Refused] = []
-        """Decisions of this instance's policy that came too late."""
         self._log = log
         self._fast = fast_forward and inst.num_slots == 1
         self._stage_free_s = [0.0] * inst.num_slots
+        inst._catch_up = lambda: self.sync(now())
 
     # What reaches the instance from outside
 
@@ -90,12 +88,14 @@ class Engine:
 
     def wake(self, now_s: float) -> None:
         """Something changed: start idle slots, cut long runs at the next step boundary."""
-        for slot in self.slots:
-            if slot.busy:
-                if slot.steps > 1:
-                    self._interrupt(slot, now_s)
-            else:
-                self.begin(slot, now_s)
+        if len(self.slots) > 1:
+            self._begin_idle(now_s)
+            return
+        slot = self.slots[0]
+        if not slot.busy:
+            self.begin(slot, now_s)
+        elif slot.steps > 1:
+            self._interrupt(slot, now_s)
 
     def sync(self, now_s: float) -> None:
         """Count the blocks of steps begun by now, so that a reader sees them."""
@@ -103,67 +103,88 @@ class Engine:
             if slot.busy and slot.num_decodes:
                 done = slot.steps_until(now_s)
                 if done > slot.accounted:
-                    pool = self.inst.pool
+                    pool = self.inst._pool
                     pool.take(pool.blocks_of_steps(slot.index, slot.accounted, done))
                     slot.accounted = done
 
     def remove(self, request: SimRequest, status: int, now_s: float) -> None:
         """The request is wanted no more: now, or at the next step boundary if it decodes."""
+        self.sync(now_s)
+        if self._drop(request, status, now_s):
+            self.wake(now_s)
+
+    def _drop(self, request: SimRequest, status: int, now_s: float) -> bool:
+        """Whether the request is gone; one in a step under way leaves when the step ends."""
         slot = self.slots[request.slot] if request.slot >= 0 else None
         if slot is not None and slot.busy and request.phase is Phase.DECODE:
-            slot.leaving.append(request)
+            slot.leaving.append((request, status))
             if slot.steps > 1:
                 self._interrupt(slot, now_s)
-            return
-        self._detach(request)
-        self._close(request, status, now_s)
-        self.wake(now_s)
+            return False
+        self.detach(request)
+        self.close(request, status, now_s)
+        return True
+
+    def settle(self, now_s: float) -> None:
+        """The run stops here: account for the decode steps that have ended."""
+        for slot in self.slots:
+            if slot.busy:
+                self._finish_until(slot, now_s)
+                slot.busy = False
+                slot.version += 1
+
+    def _finish_until(self, slot: Slot, now_s: float) -> None:
+        """Finish the steps of a run that ended by ``now_s``; drop the rest."""
+        done = slot.steps_done(now_s) if slot.num_decodes and not slot.chunks else 0
+        if slot.accounted > done:
+            pool = self.inst._pool
+            pool.take(-pool.blocks_of_steps(slot.index, done, slot.accounted))
+            slot.accounted = done
+        if done:
+            slot.steps = done
+            slot.end_s = slot.end_of(done)
+            self._finish_run(slot)
+        else:
+            slot.chunks = []
 
     def lose(self, now_s: float) -> list[SimRequest]:
         """The instance fails: its requests without KV, tokens of finished steps delivered."""
         self.inst.up = False
         for slot in self.slots:
             if slot.busy:
-                done = 0
-                if slot.num_decodes and not slot.chunks:
-                    done = slot.steps_done(now_s)
-                if done:
-                    slot.steps = done
-                    slot.end_s = slot.end_of(done)
-                    self._finish_run(slot)
-                else:
-                    slot.chunks = []
-                slot.busy = False
-                slot.version += 1
-            for request in slot.leaving:
+                self._finish_until(slot, now_s)
+            slot.busy = False
+            slot.version += 1
+            slot.wake_s = -1.0
+            for request, status in slot.leaving:
                 if request.id in self.alive:
-                    self._detach(request)
-                    self._close(request, CANCELLED, now_s)
+                    self.detach(request)
+                    self.close(request, status, now_s)
             slot.leaving.clear()
         lost = list(self.alive.values())
         for request in lost:
-            self._detach(request)
+            self.detach(request)
             request.drop_kv()
             request.phase = Phase.WAITING
             request.instance = -1
         self.alive.clear()
-        self.inst.pool.clear()
+        self.inst._pool.clear()
         self.inst.outstanding_tokens = 0
         self._stage_free_s = [now_s] * self.inst.num_slots
         return lost
 
     # Steps
 
-    def begin(self, slot: Slot, now_s: float) -> None:
-        """Ask the policy what to run in an idle slot, and start it."""
+    def begin(self, slot: Slot, now_s: float) -> bool:
+        """Ask the policy what to run in an idle slot, and start it; whether anything changed."""
         inst = self.inst
         if not inst.up:
-            return
+            return False
         if self._stage_free_s[0] > now_s:
             if slot.wake_s < self._stage_free_s[0]:
                 slot.wake_s = self._stage_free_s[0]
                 self._push(slot.wake_s, self, slot, slot.version)
-            return
+            return False
         stall_s = 0.0
         slot.rounds = 0
         view = self._view
@@ -184,15 +205,15 @@ class Engine:
                 if pairs or num:
                     break
                 if not step.actions and not step.runs:
-                    return
+                    return slot.rounds > 0
             slot.rounds += 1
             if slot.rounds > _MOST_ROUNDS:
                 raise LivelockError(
                     f"instance {inst.id}: {_MOST_ROUNDS} steps without a token, the last "
                     f"{step}; {len(inst.waiting)} requests wait, "
-                    f"{inst.pool.free} of {inst.pool.total} blocks are free"
+                    f"{inst._pool.free} of {inst._pool.total} blocks are free"
                 )
-        pool = inst.pool
+        pool = inst._pool
         slot.start_s = now_s
         slot.stall_s = stall_s
         slot.num_decodes = num
@@ -209,23 +230,34 @@ class Engine:
             if step.steady and self._fast and not pairs:
                 base, slope, limit = inst.clock.decode_line(num, context)
                 most = slot.next_end() - slot.counter.tick
-                if slope and limit < context + num * most:
+                if limit < context + num * most:
                     most = min(most, (limit - context) // num + 1)
-                slot.steps = pool.steps_that_fit(slot.index, most)
+                spared = pool.cached if inst.waiting else 0  # what waits may count on them
+                slot.steps = pool.steps_that_fit(slot.index, most, spared)
                 slot.step_s = base + slope * context
                 slot.growth_s = slope * num
                 self._schedule(slot, slot.end_of(slot.steps))
-                return
+                return True
         slot.step_s = inst.clock.step_s(pairs, num, context)
         if inst.num_slots == 1:
             self._schedule(slot, now_s + stall_s + slot.step_s)
-            return
+            return True
         end_s = self._through_stages(now_s + stall_s, slot.step_s)
         slot.step_s = end_s - now_s - stall_s
         if num:  # other slots look at the pool before this step ends
             pool.take(pool.blocks_of_steps(slot.index, 0, 1))
             slot.accounted = 1
         self._schedule(slot, end_s)
+        return True
+
+    def _begin_idle(self, now_s: float) -> None:
+        """Ask for every idle slot, and again while an answer changes what others may do."""
+        again = True
+        while again:
+            again = False
+            for slot in self.slots:
+                if not slot.busy and self.begin(slot, now_s):
+                    again = True
 
     def _schedule(self, slot: Slot, end_s: float) -> None:
         slot.busy = True
@@ -234,13 +266,13 @@ class Engine:
         self._push(end_s, self, slot, slot.version)
 
     def complete(self, slot: Slot, now_s: float) -> None:
-        """The run of a slot ended."""
-        if not slot.busy:  # a delayed start of a pipeline slot
-            self.begin(slot, now_s)
-            return
-        slot.busy = False
-        self._finish_run(slot)
+        """The run of a slot ended, or the first pipeline stage is free for it."""
+        if slot.busy:
+            slot.busy = False
+            self._finish_run(slot)
         self.begin(slot, now_s)
+        if len(self.slots) > 1:  # the others may have waited for blocks
+            self._begin_idle(now_s)
 
     def _through_stages(self, start_s: float, stage_s: float) -> float:
         end = start_s
@@ -258,61 +290,43 @@ class Engine:
     def _start_chunks(
         self, runs: tuple[Run, ...], slot: Slot, now_s: float, pairs: list[tuple[int, int]]
     ) -> None:
-        inst, pool = self.inst, self.inst.pool
+        inst, pool = self.inst, self.inst._pool
         prefilling = inst._prefilling[slot.index]
-        for run in runs:
+        found: list[tuple[Run, SimRequest]] = []
+        for run in runs:  # all prefixes are attached before any run takes blocks
             request = self.alive.get(run.request)
             if request is None:
-                self.refused.append(Refused(run, "the request is not on this instance"))
+                self.absent(run)
                 continue
             if request.phase is Phase.WAITING:
-                self._start(request, slot, now_s)
+                self.start(run, request, slot, now_s)
             elif request.phase is not Phase.PREFILL or request.slot != slot.index:
                 raise PolicyError(f"{run}: the request is {request.phase.value}, it cannot run")
+            found.append((run, request))
+        for run, request in found:
             tokens = run.num_tokens
             computed = request.computed
-            if not 0 < tokens <= request.pending or any(r is request for r, _ in slot.chunks):
+            if request.phase is not Phase.PREFILL or any(r is request for r, _ in slot.chunks):
+                raise PolicyError(f"{run}: the request runs twice in one step")
+            if not 0 < tokens <= request.pending:
                 raise PolicyError(f"{run}: {request.pending} tokens are pending; run 1 to as many")
             if pool.blocks_for(request, tokens) > pool.free:
                 raise PolicyError(
                     f"{run} takes {pool.blocks_for(request, tokens)} blocks, {pool.free} are free"
                 )
             if request.pending == 1 and request.generated and computed:
+                pool.grow(request, computed)
                 del prefilling[request.id]
-                self._end_park(request, now_s)
-                self._join(request, slot)  # all its KV is here: it decodes with the others
+                self.end_park(request, now_s)
+                self.join(request, slot)  # all its KV is here: it decodes with the others
                 continue
             pool.grow(request, computed + tokens)
             slot.chunks.append((request, tokens))
             pairs.append((tokens, computed))
 
-    def _start(self, request: SimRequest, slot: Slot, now_s: float) -> None:
-        """Waiting to running: attach the cached prefix."""
-        inst, pool, recorder = self.inst, self.inst.pool, self._recorder
-        waiting = inst.waiting
-        if waiting[0] is request:
-            waiting.popleft()
-        else:
-            waiting.remove(request)
-        if not request.has_blocks:
-            if pool.per_request > pool.free:
-                raise PolicyError(f"request {request.id}: no blocks for its fixed-size state")
-            cached = pool.attach(request)
-            if cached:
-                request.add_computed(cached)
-                inst.outstanding_tokens -= cached
-                if request.preemptions == 0:
-                    recorder.cached_tokens[request.id] = cached
-        request.phase = Phase.PREFILL
-        request.slot = slot.index
-        inst._prefilling[slot.index][request.id] = request
-        if request.generated == 0 and request.preemptions == 0:
-            recorder.scheduled_s[request.id] = now_s
-            recorder.prefill_instance[request.id] = inst.id
-
     def _finish_run(self, slot: Slot) -> None:
         """Account for the steps of the run that ended: tokens, blocks, gaps, the record."""
-        inst, pool, recorder = self.inst, self.inst.pool, self._recorder
+        inst, pool, recorder = self.inst, self.inst._pool, self._recorder
         index, num, steps, end_s = slot.index, slot.num_decodes, slot.steps, slot.end_s
         prefill_tokens = prefill_context = 0
         for request, tokens in slot.chunks:
@@ -341,9 +355,9 @@ class Engine:
             slot.last_decode_s = end_s
             while slot.next_end() <= slot.counter.tick:
                 request = slot.ends[0][3]
-                self._stop_decoding(request, slot)
+                self.stop_decoding(request, slot)
                 pool.publish(request)
-                self._close(request, FINISHED, end_s)
+                self.close(request, FINISHED, end_s)
         chunks, slot.chunks = slot.chunks, []
         for request, tokens in chunks:
             if request.phase is Phase.PREFILL and request.id in inst._prefilling[index]:
@@ -351,11 +365,11 @@ class Engine:
                 inst.outstanding_tokens -= tokens
                 pool.publish(request)
                 if request.pending == 0:
-                    self._sample(request, slot, end_s)
-        for request in slot.leaving:
+                    self.sample(request, slot, end_s)
+        for request, status in slot.leaving:
             if request.phase is Phase.DECODE and request.slot == index:
-                self._stop_decoding(request, slot)
-                self._close(request, CANCELLED, end_s)
+                self.stop_decoding(request, slot)
+                self.close(request, status, end_s)
         slot.leaving.clear()
         recorder.step(
             (
@@ -376,100 +390,6 @@ class Engine:
             )
         )
 
-    def _sample(self, request: SimRequest, slot: Slot, now_s: float) -> None:
-        """A prompt (or recomputation) is through: one token comes out of it."""
-        inst, recorder = self.inst, self._recorder
-        if request.generated == 0:
-            recorder.first_token_s[request.id] = now_s
-        else:
-            gap_s = now_s - request.last_token_s
-            recorder.gap((gap_s, 1))
-            self._end_park(request, now_s)
-            request.worst_gap_s = max(request.worst_gap_s, gap_s)
-        request.last_token_s = now_s
-        request.add_generated()
-        inst.outstanding_tokens += 1
-        if request.generated >= self._outputs[request.id]:
-            del inst._prefilling[slot.index][request.id]
-            self._close(request, FINISHED, now_s)
-        elif inst.role == "prefill":
-            del inst._prefilling[slot.index][request.id]
-            request.phase = Phase.HANDED
-            self._on_stage(request, now_s)
-        else:
-            del inst._prefilling[slot.index][request.id]
-            self._join(request, slot)
-
-    def _join(self, request: SimRequest, slot: Slot) -> None:
-        """Start decoding with the others of the slot."""
-        computed = request.computed
-        request.phase = Phase.DECODE
-        request.slot = slot.index
-        request.serial += 1
-        self.inst._decoding[slot.index][request.id] = request
-        self.inst.pool.join(slot.index, computed)
-        slot.context += computed
-        left = self._outputs[request.id] - request.generated
-        request.start_decoding(slot.counter)
-        slot.will_end(request, slot.counter.tick + left)
-        slot.joiners.append(request)
-
-    def _stop_decoding(self, request: SimRequest, slot: Slot) -> None:
-        """Take a request out of the decoding set; its counts stand still."""
-        computed = request.computed
-        request.stop_decoding()
-        request.num_blocks = max(request.num_blocks, -(-computed // self.inst.pool.block_tokens))
-        request.serial += 1
-        del self.inst._decoding[slot.index][request.id]
-        self.inst.pool.leave(slot.index, computed)
-        slot.context -= computed
-        if request in slot.joiners:
-            slot.joiners.remove(request)
-        else:
-            request.last_token_s = slot.last_decode_s
-            worst = max(request.first_gap_s, slot.worst_gap_after(request.join_tick))
-            request.worst_gap_s = max(request.worst_gap_s, worst)
-        request.first_gap_s = 0.0
-
-    def _detach(self, request: SimRequest) -> None:
-        """Take a request off the instance, wherever it is, and give its blocks back."""
-        inst = self.inst
-        slot = self.slots[request.slot] if request.slot >= 0 else None
-        if request.phase is Phase.DECODE:
-            assert slot is not None
-            self._stop_decoding(request, slot)
-        elif request.phase is Phase.PREFILL:
-            del inst._prefilling[request.slot][request.id]
-        elif request.phase is Phase.PARKED:
-            del inst._parked[request.slot][request.id]
-            inst.pool.host_free += -(-request.computed // inst.pool.block_tokens)
-        elif request.phase is Phase.WAITING and request in inst.waiting:
-            inst.waiting.remove(request)
-        if request.has_blocks:
-            inst.pool.release(request)
-        request.slot = -1
-
-    def _close(self, request: SimRequest, status: int, now_s: float) -> None:
-        """The request is over; its row is written."""
-        inst, recorder = self.inst, self._recorder
-        inst.outstanding_tokens -= request.pending
-        if request.has_blocks:
-            if self._next_keys is not None:
-                inst.pool.publish_ended(request, self._next_keys(request.id), request.computed)
-            inst.pool.release(request)
-        self.alive.pop(request.id, None)
-        request.slot = -1
-        i = request.id
-        recorder.status[i] = status
-        recorder.instance[i] = inst.id
-        recorder.output_tokens[i] = request.generated
-        recorder.preemptions[i] = request.preemptions
-        if status == FINISHED:
-            recorder.finished_s[i] = now_s
-        if request.generated > 1:
-            recorder.max_gap_s[i] = request.worst_gap_s
-        self._on_end(request, now_s)
-
     # Actions of a step
 
     def _apply(self, action: Action, slot: Slot, now_s: float) -> float:
@@ -478,67 +398,11 @@ class Engine:
             raise PolicyError(f"{action} is not an action of a step")
         request = self.alive.get(action.request)
         if request is None:
-            self.refused.append(Refused(action, "the request is not on this instance"))
-            return 0.0
-        if isinstance(action, Park):
-            return self._park(action, request, slot, now_s)
-        if isinstance(action, Resume):
-            return self._resume(action, request, slot, now_s)
-        self._detach(request)
-        self._close(request, FAILED, now_s)
-        return 0.0
-
-    def _park(self, action: Park, request: SimRequest, slot: Slot, now_s: float) -> float:
-        inst, pool = self.inst, self.inst.pool
-        running = request.phase in (Phase.DECODE, Phase.PREFILL) and request.slot == slot.index
-        if not running and not (request.phase is Phase.WAITING and request.has_blocks):
-            raise PolicyError(f"{action}: the request is {request.phase.value}, not running here")
-        blocks = -(-request.computed // pool.block_tokens)
-        swap = action.how == "swap" and request.phase is Phase.DECODE
-        if swap and (blocks > pool.host_free or (self._unlucky is not None and self._unlucky())):
-            self.refused.append(Refused(action, f"{pool.host_free} host blocks are free"))
-            return 0.0
-        before = request.pending
-        if request.phase is Phase.DECODE:
-            self._stop_decoding(request, slot)
-        elif request.phase is Phase.PREFILL:
-            del inst._prefilling[slot.index][request.id]
+            self.absent(action)
+        elif isinstance(action, Park):
+            return self.park(action, request, slot, now_s)
+        elif isinstance(action, Resume):
+            return self.resume(action, request, slot, now_s)
         else:
-            inst.waiting.remove(request)
-        pool.release(request)
-        request.preemptions += 1
-        request.parked_at_s = now_s
-        if swap:
-            pool.host_free -= blocks
-            request.phase = Phase.PARKED
-            inst._parked[slot.index][request.id] = request
-            return inst.clock.swap_s(request.computed)
-        request.drop_kv()
-        request.phase = Phase.WAITING
-        request.slot = -1
-        inst.outstanding_tokens += request.pending - before
-        inst.waiting.appendleft(request)
-        if -(-(request.pending + 1) // pool.block_tokens) + pool.per_request > pool.total:
-            self._detach(request)
-            self._close(request, FAILED, now_s)
+            self._drop(request, FAILED, now_s)
         return 0.0
-
-    def _resume(self, action: Resume, request: SimRequest, slot: Slot, now_s: float) -> float:
-        inst, pool = self.inst, self.inst.pool
-        if request.phase is not Phase.PARKED or request.slot != slot.index:
-            raise PolicyError(f"{action}: the request is {request.phase.value}, not parked here")
-        computed = request.computed
-        if pool.blocks_for(request, computed + 1) > pool.free:
-            raise PolicyError(f"{action}: its {computed} tokens do not fit in {pool.free} blocks")
-        del inst._parked[slot.index][request.id]
-        pool.host_free += -(-computed // pool.block_tokens)
-        pool.attach(request)
-        pool.grow(request, computed)
-        self._end_park(request, now_s)
-        self._join(request, slot)
-        return inst.clock.swap_s(computed)
-
-    def _end_park(self, request: SimRequest, now_s: float) -> None:
-        if request.parked_at_s is not None:
-            self._recorder.park((request.id, self.inst.id, request.parked_at_s, now_s))
-            request.parked_at_s = None

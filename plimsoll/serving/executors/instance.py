@@ -1,6 +1,7 @@
 """One simulated instance as policies see it (``serving.policy.InstView``)."""
 
 from collections import deque
+from collections.abc import Callable
 from typing import Literal
 
 from plimsoll.cost.clock import StepClock
@@ -15,8 +16,10 @@ class SimInstance:
     """Queues, pool and limits of one instance; nothing here knows the future."""
 
     __slots__ = (
+        "_catch_up",
         "_decoding",
         "_parked",
+        "_pool",
         "_prefilling",
         "clock",
         "id",
@@ -24,7 +27,6 @@ class SimInstance:
         "max_num_seqs",
         "num_slots",
         "outstanding_tokens",
-        "pool",
         "role",
         "up",
         "waiting",
@@ -45,7 +47,8 @@ class SimInstance:
         self.role: Literal["both", "prefill", "decode"] = role
         self.up = True
         self.clock = clock
-        self.pool = pool
+        self._pool = pool
+        self._catch_up: Callable[[], None] = lambda: None
         self.max_num_seqs = max_num_seqs
         self.max_model_len = max_model_len
         self.num_slots = num_slots
@@ -54,6 +57,12 @@ class SimInstance:
         self._prefilling: list[dict[int, SimRequest]] = [{} for _ in range(num_slots)]
         self._decoding: list[dict[int, SimRequest]] = [{} for _ in range(num_slots)]
         self._parked: list[dict[int, SimRequest]] = [{} for _ in range(num_slots)]
+
+    @property
+    def pool(self) -> PagedPool:
+        """Its memory, with the blocks of all steps begun by now."""
+        self._catch_up()
+        return self._pool
 
     def prefilling(self, slot: int) -> Queue:
         """Running with more than one pending token, in order of first run."""

@@ -3,7 +3,8 @@
 Owns time and effects. Arrivals (open loop, closed loop, sessions), cancellations, faults,
 transfers between instances and ticks are events; each engine's steps are events of its own
 (``executors.engine``). At equal times what comes from outside goes first, then finished
-transfers, then steps, in order of scheduling. Same inputs and seed, same bytes out.
+transfers, in order of scheduling, then steps, in order of instance. Same inputs and seed,
+same bytes out.
 Left out: network contention beyond one transfer at a time in and out of an instance.
 """
 
@@ -49,6 +50,9 @@ from plimsoll.spec.workload import Workload
 __all__ = ["Fault", "InstanceSpec", "SimulatedExecutor"]
 
 _OUTSIDE, _TRANSFER, _STEP = 0, 1, 2
+_NOTHING = object()
+"""What the handler of an event that was called off meanwhile returns."""
+_MOST_IDLE_TICKS = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,13 +137,14 @@ class SimulatedExecutor:
         """
         run = _Run(self, workload)
         run.go(until_s, stop)
+        refused = run.num_refused + sum(len(engine.refused) for engine in run.engines)
         totals = {
             "seed": self._seed,
             "workload": workload.name,
             "num_instances": len(self._specs),
             "num_blocks": [spec.num_blocks for spec in self._specs],
-            "end_s": run.now_s,
-            "refused": run.num_refused,
+            "end_s": run.end_s,
+            "refused": refused,
             "rejected": run.reasons,
         }
         return run.recorder.build({**totals, **(meta or {})})
@@ -150,11 +155,14 @@ class _Run:
 
     def __init__(self, executor: SimulatedExecutor, workload: Workload) -> None:
         self.now_s = 0.0
+        self.end_s = 0.0
+        """When the last thing happened; the clock may be further, at an event called off."""
         self.recorder = Recorder(workload)
         self.num_refused = 0
         self.num_ended = 0
         self.reasons: dict[str, int] = {}
-        self._heap: list[tuple[float, int, int, Callable[..., None], tuple[Any, ...]]] = []
+        self._heap: list[tuple[Any, ...]] = []
+        """(time, rank, serial, handler, arguments), or for steps (.., engine, slot, version)."""
         self._serial = 0
         self._router = executor._router
         self._wants = executor._router.events
@@ -162,6 +170,7 @@ class _Run:
         self._refusal_rate = executor._refusal_rate
         seeds = np.random.SeedSequence(executor._seed).spawn(len(executor._specs) + 2)
         self._luck = np.random.default_rng(seeds[-1])
+        self._idle_ticks = 0
         self._requests: dict[int, SimRequest] = {}
         self._intake = Intake(workload, max(s.max_model_len for s in executor._specs))
         log = (lambda *row: executor.decisions.append(row)) if executor._log_decisions else None
@@ -206,6 +215,7 @@ class _Run:
                 next_keys=self._intake.next_keys if self._intake.has_sessions and unit else None,
                 log=log,
                 fast_forward=executor._fast_forward,
+                now=self._now,
             )
             pool.count_with([slot.counter for slot in engine.slots])
             self.engines.append(engine)
@@ -226,22 +236,46 @@ class _Run:
         while True:
             arrival_s = intake.next_s
             if heap and (heap[0][0] < arrival_s or (heap[0][0] == arrival_s and not heap[0][1])):
-                now_s, _, _, handle, arguments = heappop(heap)
+                event = heappop(heap)
+                now_s = event[0]
                 if now_s > until_s:
-                    break
+                    self._settle(until_s)
+                    return
                 self.now_s = now_s
-                handle(*arguments)
+                if event[1] >= _STEP:
+                    slot = event[4]
+                    if slot.version != event[5]:
+                        continue
+                    self.end_s = now_s
+                    event[3].complete(slot, now_s)
+                    if self._check_books:
+                        self.check()
+                elif event[3](*event[4]) is not _NOTHING:
+                    self.end_s = now_s
             elif arrival_s <= until_s and arrival_s != float("inf"):
-                self.now_s = arrival_s
+                self.now_s = self.end_s = arrival_s
                 self._arrive(intake.pop())
+            elif arrival_s != float("inf"):
+                self._settle(until_s)
+                return
             else:
                 break
             if self.num_ended >= next_check:
                 next_check = self.num_ended + 256
                 if stop is not None and stop(self.now_s, self.num_ended):
-                    break
-        if not heap and self._requests:
+                    self._settle(self.now_s)
+                    return
+        if self._requests:
             self._explain_stall()
+        self._write_unfinished()
+
+    def _settle(self, now_s: float) -> None:
+        """Stop here: steps that have ended count, the rest does not."""
+        for engine in self.engines:
+            engine.settle(now_s)
+        self._write_unfinished()
+
+    def _write_unfinished(self) -> None:
         for request in self._requests.values():
             i = request.id
             self.recorder.status[i] = UNFINISHED
@@ -249,8 +283,11 @@ class _Run:
             self.recorder.preemptions[i] = request.preemptions
             self.recorder.instance[i] = request.instance
 
+    def _now(self) -> float:
+        return self.now_s
+
     def _explain_stall(self) -> None:
-        """No event is left: requests on instances that are up will never go on."""
+        """Nothing but ticks is left: requests on instances that are up will never go on."""
         for engine in self.engines:
             inst = engine.inst
             if inst.up and engine.alive:
@@ -265,23 +302,18 @@ class _Run:
     # Events
 
     def _push(
-        self, at_s: float, priority: int, handle: Callable[..., None], arguments: tuple[Any, ...]
+        self, at_s: float, rank: int, handle: Callable[..., object], arguments: tuple[Any, ...]
     ) -> None:
         self._serial += 1
-        heappush(self._heap, (at_s, priority, self._serial, handle, arguments))
+        heappush(self._heap, (at_s, rank, self._serial, handle, arguments))
 
     def _push_step(self, at_s: float, engine: Engine, slot: Slot, version: int) -> None:
         self._serial += 1
-        heappush(self._heap, (at_s, _STEP, self._serial, self._step_ended, (engine, slot, version)))
+        rank = _STEP + engine.inst.id
+        heappush(self._heap, (at_s, rank, self._serial, engine, slot, version))
 
     def _push_transfer(self, at_s: float, arguments: tuple[Any, ...]) -> None:
         self._push(at_s, _TRANSFER, self._transferred, arguments)
-
-    def _step_ended(self, engine: Engine, slot: Slot, version: int) -> None:
-        if slot.version == version:
-            engine.complete(slot, self.now_s)
-            if self._check_books:
-                self.check()
 
     def _arrive(self, row: int) -> None:
         request = self._intake.request(row, self.now_s)
@@ -292,20 +324,29 @@ class _Run:
             self._push(self.now_s + cancel_s, _OUTSIDE, self._cancel, (request,))
         self._decide(Arrive(row))
 
-    def _cancel(self, request: SimRequest) -> None:
+    def _cancel(self, request: SimRequest) -> object:
         if request.id not in self._requests:
-            return
+            return _NOTHING
         if self._transfers.cancel(request, self.now_s) or request.instance < 0:
             self._end_unplaced(request, CANCELLED)
         else:
             self.engines[request.instance].remove(request, CANCELLED, self.now_s)
         if Cancel in self._wants:
             self._decide(Cancel(request.id))
+        return None
 
-    def _tick(self) -> None:
-        if self._requests or self._intake.next_s != float("inf"):
-            self._push(self.now_s + self._router.tick_s, _OUTSIDE, self._tick, ())
-            self._decide(Tick())
+    def _tick(self) -> object:
+        if not self._requests and self._intake.next_s == float("inf"):
+            return _NOTHING
+        self._idle_ticks = (
+            0 if self._heap or self._intake.next_s != float("inf") else (self._idle_ticks + 1)
+        )
+        if self._idle_ticks >= _MOST_IDLE_TICKS:
+            self._explain_stall()
+            return _NOTHING  # every instance is down for good
+        self._push(self.now_s + self._router.tick_s, _OUTSIDE, self._tick, ())
+        self._decide(Tick())
+        return None
 
     def _lose(self, index: int) -> None:
         engine = self.engines[index]
@@ -328,11 +369,13 @@ class _Run:
         if StageDone in self._wants:
             self._push(now_s, _TRANSFER, self._decide, (StageDone(request.id, request.instance),))
 
-    def _transferred(self, request: SimRequest, move: Move, serial: int) -> None:
-        if self._transfers.finish(request, move, serial, self.now_s):
-            self.engines[move.source].wake(self.now_s)
-            if MoveDone in self._wants:
-                self._decide(MoveDone(request.id, move.source, move.target))
+    def _transferred(self, request: SimRequest, move: Move, serial: int) -> object:
+        if not self._transfers.finish(request, move, serial, self.now_s):
+            return _NOTHING
+        self.engines[move.source].wake(self.now_s)
+        if MoveDone in self._wants:
+            self._decide(MoveDone(request.id, move.source, move.target))
+        return None
 
     def _ended(self, request: SimRequest, now_s: float) -> None:
         instance = request.instance
@@ -353,9 +396,6 @@ class _Run:
     # Decisions of the cluster policy
 
     def _decide(self, event: Event) -> None:
-        if Move in self._wants or StageDone in self._wants:
-            for engine in self.engines:
-                engine.sync(self.now_s)
         self._view.now_s = self.now_s
         for action in self._router.on(self._view, event):
             if self._log is not None:
@@ -368,7 +408,7 @@ class _Run:
         elif isinstance(action, Move):
             self._move(action)
         elif isinstance(action, Reject):
-            request = self._requests.get(action.request)
+            request = self._find(action)
             if request is None:
                 self._refused(action, "the request is gone")
             elif request.instance >= 0:
@@ -379,8 +419,16 @@ class _Run:
         else:
             raise PolicyError(f"{action} is not an action of a cluster policy")
 
+    def _find(self, action: Admit | Move | Reject) -> SimRequest | None:
+        """The request of a decision; None if it has ended."""
+        i = action.request
+        arrivals = self.recorder.arrival_s
+        if type(i) is not int or not 0 <= i < len(arrivals) or arrivals[i] != arrivals[i]:
+            raise PolicyError(f"{action}: there is no such request")
+        return self._requests.get(i)
+
     def _admit(self, action: Admit) -> None:
-        request = self._requests.get(action.request)
+        request = self._find(action)
         if request is None:
             self._refused(action, "the request is gone")
             return
@@ -389,7 +437,7 @@ class _Run:
         if request.instance >= 0:
             raise PolicyError(f"{action}: the request is on instance {request.instance} already")
         engine = self.engines[action.instance]
-        inst, pool = engine.inst, engine.inst.pool
+        inst, pool = engine.inst, engine.inst._pool
         if not inst.up:
             self._refused(action, f"instance {inst.id} is down")
             return
@@ -406,7 +454,7 @@ class _Run:
         engine.admit(request, self.now_s)
 
     def _move(self, action: Move) -> None:
-        request = self._requests.get(action.request)
+        request = self._find(action)
         if request is None:
             self._refused(action, "the request is gone")
         elif self._refusal_rate and self._unlucky():
@@ -424,9 +472,7 @@ class _Run:
             raise PolicyError(f"{decision} was refused ({why}) and the policy does not listen")
 
     def _unlucky(self) -> bool:
-        unlucky = bool(self._luck.random() < self._refusal_rate)
-        self.num_refused += unlucky
-        return unlucky
+        return bool(self._luck.random() < self._refusal_rate)
 
     def check(self) -> None:
         """Every pool's books balance; for tests."""
@@ -435,7 +481,7 @@ class _Run:
                 continue  # blocks of steps under way are taken, their tokens not yet counted
             holders = [r for r in engine.alive.values() if r.has_blocks]
             decoding = [r for i in range(engine.inst.num_slots) for r in engine.inst.decoding(i)]
-            wrong = engine.inst.pool.check(
+            wrong = engine.inst._pool.check(
                 [*self._transfers.holds(engine.inst.id), *holders], decoding
             )
             if wrong:

@@ -64,8 +64,8 @@ class Slot:
         """Heap of (tick, request id, serial, request): when each decode is done."""
         self.joiners: list[SimRequest] = []
         """Requests that started decoding after the last decode step."""
-        self.leaving: list[SimRequest] = []
-        """Requests to drop at the next step boundary."""
+        self.leaving: list[tuple[SimRequest, int]] = []
+        """Requests to drop at the next step boundary, and the status they end with."""
         self.last_decode_s = 0.0
         self.peak_ticks: list[int] = []
         self.peak_gaps: list[float] = []

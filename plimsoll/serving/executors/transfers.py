@@ -52,6 +52,8 @@ class Transfers:
             )
         if not 0 <= move.target < len(self._engines) or move.target == move.source:
             raise PolicyError(f"{move}: no such target instance")
+        if move.mode != "take":
+            raise PolicyError(f"{move}: this executor moves KV in mode take only")
         if self._transfer_s is None:
             raise PolicyError(f"{move}: this run has no links between instances")
         target = self._engines[move.target]

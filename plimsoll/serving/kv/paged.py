@@ -82,6 +82,11 @@ class PagedPool:
         """Blocks that can be handed out now."""
         return self.total - self.held
 
+    @property
+    def cached(self) -> int:
+        """Blocks that only the prefix cache holds."""
+        return len(self._unused) * self.unit_blocks
+
     def cached_tokens(self, request: SimRequest) -> int:
         """Leading prompt tokens held by the prefix cache; at least one token stays to run."""
         return self._matching_units(request) * self.unit_tokens
@@ -113,7 +118,10 @@ class PagedPool:
     # What the executor does
 
     def attach(self, request: SimRequest) -> int:
-        """Start holding: take the per-request blocks and the cached prefix; its token count."""
+        """Start holding: take the per-request blocks and the cached prefix; its token count.
+
+        Call ``grow`` afterwards: it drops what the cache must give up for this.
+        """
         self.held += self.per_request
         request.has_blocks = True
         units = self._matching_units(request)
@@ -125,7 +133,6 @@ class PagedPool:
                 self.held += self.unit_blocks
         request.num_units = units
         request.num_blocks = units * self.unit_blocks
-        self._evict()
         return units * self.unit_tokens
 
     def grow(self, request: SimRequest, num_tokens: int) -> None:
@@ -134,7 +141,7 @@ class PagedPool:
         if more > 0:
             request.num_blocks += more
             self.held += more
-            self._evict()
+        self._evict()
 
     def publish(self, request: SimRequest) -> None:
         """Offer the request's fully computed leading units to others."""
@@ -202,15 +209,24 @@ class PagedPool:
             total += histogram[(start - j) % block]
         return total
 
-    def steps_that_fit(self, slot: int, most: int) -> int:
-        """How many of the next ``most`` decode steps the free blocks allow."""
+    def steps_that_fit(self, slot: int, most: int, spared: int = 0) -> int:
+        """How many of the next ``most`` decode steps the free blocks allow.
+
+        The run ends with the first step that takes one of the last ``spared`` blocks.
+        """
         free = self.total - self.held
+        steps = self._steps_within(free, slot, most)
+        if spared:
+            return min(steps, self._steps_within(free - spared, slot, most) + 1)
+        return steps
+
+    def _steps_within(self, blocks: int, slot: int, most: int) -> int:
         histogram = self._histograms[slot]
         block = self.block_tokens
         a_round = sum(histogram)
-        if a_round == 0 or free >= (most // block + 1) * a_round:
+        if a_round == 0 or blocks >= (most // block + 1) * a_round:
             return most
-        rounds, left = divmod(free, a_round)
+        rounds, left = divmod(blocks, a_round)
         steps = rounds * block
         start = -self._counters[slot].tick
         while steps < most:

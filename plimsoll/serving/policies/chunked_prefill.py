@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from plimsoll.serving.policies.chunks import fill_with_chunks, stuck
-from plimsoll.serving.policies.preempt import make_room
+from plimsoll.serving.policies.preempt import make_room, others_need
 from plimsoll.serving.policies.swapped import bring_back
 from plimsoll.serving.policy import Action, InstView, Park, Step, View
 
@@ -42,6 +42,7 @@ class ChunkedPrefillPolicy:
         if not inst.waiting and not prefilling and not parked:
             return _DECODE if num_decodes else _IDLE
         actions: tuple[Action, ...] = ()
+        free -= others_need(inst, slot)
         if parked:
             actions, free = bring_back(inst, slot, free)
             num_decodes += len(actions)

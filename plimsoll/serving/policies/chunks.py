@@ -1,9 +1,10 @@
 """Filling what is left of a token budget with prompt chunks; shared by the chunking policies."""
 
 from plimsoll.serving.policies.admission import in_order
+from plimsoll.serving.policies.preempt import senior
 from plimsoll.serving.policy import InstView, ReqView, Run
 
-__all__ = ["fill_with_chunks"]
+__all__ = ["fill_with_chunks", "stuck"]
 
 
 def fill_with_chunks(
@@ -20,7 +21,8 @@ def fill_with_chunks(
 
     Prompts under way come first, then waiting ones in order. At most ``max_partial`` of them
     are left unfinished; they share the budget equally. ``guard_whole_prompt``: a waiting
-    prompt starts only if all of it would fit, though only its chunk takes blocks now.
+    prompt starts only if all of it would fit, though only its chunk takes blocks now; in a
+    pipeline always, with the rest of the other slots' prompts.
     """
     pool = inst.pool
     block = pool.block_tokens
@@ -42,8 +44,16 @@ def fill_with_chunks(
         max_partial -= tokens < pending
         runs.append(Run(request.id, tokens))
     room = inst.max_num_seqs - num_decodes - len(prefilling)
-    if room <= 0 or budget <= 0 or max_partial == 0:
+    if room <= 0 or budget <= 0 or max_partial == 0 or not inst.waiting:
         return tuple(runs)
+    if inst.num_slots > 1:
+        guard_whole_prompt = True
+        promised += sum(
+            pool.blocks_for(request, request.pending)
+            for other in range(inst.num_slots)
+            if other != slot
+            for request in inst.prefilling(other)
+        )
     for request in in_order(inst):
         pending = request.pending - pool.cached_tokens(request)
         tokens = min(pending, max(1, budget // max_partial))
@@ -63,7 +73,21 @@ def fill_with_chunks(
 
 
 def stuck(inst: InstView, slot: int, runs: tuple[Run, ...], num_decodes: int) -> ReqView | None:
-    """The newest prompt under way, when nothing at all can run for want of blocks."""
-    if runs or num_decodes or not len(inst.prefilling(slot)):
+    """The newest prompt under way, when nothing at all can run for want of blocks.
+
+    In a pipeline only if no other slot can go on either, and never the senior: where that is
+    all that runs, the newest that holds KV without running.
+    """
+    prefilling = inst.prefilling(slot)
+    if runs or num_decodes or not len(prefilling):
         return None
-    return next(reversed(inst.prefilling(slot)))
+    if inst.num_slots == 1:
+        return next(reversed(prefilling))
+    pool = inst.pool
+    for other in range(inst.num_slots):
+        if other != slot and inst.num_decoding(other) and pool.decode_blocks(other) <= pool.free:
+            return None
+    eldest = senior(inst)
+    others = [request for request in inst.waiting if request.computed]
+    others += [request for request in prefilling if request is not eldest]
+    return others[-1] if others else None

@@ -35,15 +35,19 @@ class OrcaPolicy:
             for request in inst.decoding(other_slot):
                 longest = request.prompt_tokens + request.max_tokens
                 promised += -(-longest // block) - -(-request.computed // block)
+            for request in inst.prefilling(other_slot):
+                longest = request.prompt_tokens + request.max_tokens
+                promised += pool.blocks_for(request, longest - request.computed)
         free = pool.free - promised
         runs = []
         for request in in_order(inst):
             pending = request.pending - pool.cached_tokens(request)
             longest = request.prompt_tokens + request.max_tokens
-            need = pool.blocks_for(request, pending) + (
+            now = pool.blocks_for(request, pending)
+            need = now + (
                 -(-longest // block) - -(-(request.prompt_tokens + request.generated) // block)
             )
-            alone = not runs and inst.num_running == 0
+            alone = not runs and inst.num_running == 0 and now <= pool.free
             if len(runs) == room or (need > free and not alone):
                 break
             free -= need

@@ -1,13 +1,37 @@
 """Making room for decodes: put the newest running requests aside until the rest can go on.
 
 The rule of vLLM: the request that started last is preempted first. Source: arXiv 2309.06180.
+
+The slots of a pipeline share one pool, so a slot may lack blocks that others hold. It waits
+for them only with the request that arrived first of all that run (``senior``); everything else
+gives way when it cannot go on, so that two slots never wait for each other.
 """
 
 from typing import Literal
 
-from plimsoll.serving.policy import InstView, Park
+from plimsoll.serving.policy import InstView, Park, ReqView
 
-__all__ = ["make_room"]
+__all__ = ["make_room", "others_need", "senior"]
+
+
+def others_need(inst: InstView, slot: int) -> int:
+    """Blocks that the next tokens of the other slots' decodes take; not to be given away."""
+    if inst.num_slots == 1:
+        return 0
+    pool = inst.pool
+    return sum(pool.decode_blocks(other) for other in range(inst.num_slots) if other != slot)
+
+
+def senior(inst: InstView) -> ReqView | None:
+    """Of all that run in the slots of a pipeline, the request that arrived first."""
+    if inst.num_slots == 1:
+        return None
+    running = [
+        request
+        for slot in range(inst.num_slots)
+        for request in (*inst.decoding(slot), *inst.prefilling(slot))
+    ]
+    return min(running, key=lambda request: (request.arrival_s, request.id), default=None)
 
 
 def make_room(
@@ -18,7 +42,7 @@ def make_room(
     Returns them and the decodes that can go on, 0 if none can before blocks held for KV on
     its way here are free. Requests that hold KV but do not run yet (handed over by a prefill
     instance) go first, then partly prefilled ones: neither stalls a reader. Both are computed
-    again. The oldest decode is never parked.
+    again. One decode always stays: the oldest of the slot, in a pipeline the senior.
     """
     pool = inst.pool
     free = pool.free
@@ -26,16 +50,20 @@ def make_room(
     need = pool.decode_blocks(slot)
     left = inst.num_decoding(slot)
     parks: list[Park] = []
-    if need > free:
-        for request in (*reversed(inst.waiting), *reversed(inst.prefilling(slot))):
-            if need <= free:
-                break
-            if request.computed:
-                parks.append(Park(request.id, "recompute"))
-                free += pool.blocks_freed(request)
-    for request in reversed(inst.decoding(slot)):
-        if need <= free or left == 1:
+    if need <= free:
+        return (), left
+    eldest = senior(inst)
+    for request in (*reversed(inst.waiting), *reversed(inst.prefilling(slot))):
+        if need <= free:
             break
+        if request.computed and request is not eldest:
+            parks.append(Park(request.id, "recompute"))
+            free += pool.blocks_freed(request)
+    for request in reversed(inst.decoding(slot)):
+        if need <= free or (left == 1 and inst.num_slots == 1):
+            break
+        if request is eldest:
+            continue
         blocks = -(-request.computed // pool.block_tokens)
         swap = how == "swap" and blocks <= host
         host -= blocks if swap else 0

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from plimsoll.serving.policies.admission import in_order
-from plimsoll.serving.policies.preempt import make_room
+from plimsoll.serving.policies.preempt import make_room, others_need
 from plimsoll.serving.policies.swapped import bring_back
 from plimsoll.serving.policy import Action, InstView, Run, Step, View
 
@@ -32,24 +32,23 @@ class PrefillFirstPolicy:
         parked = inst.parked(slot)
         num_decodes = inst.num_decoding(slot)
         if inst.waiting and not parked:
-            runs = self._prompts(inst, num_decodes)
+            runs = self._prompts(inst, num_decodes, pool.free - others_need(inst, slot))
             if runs:
                 return Step(runs=runs)
         actions: tuple[Action, ...]
         actions, num_decodes = make_room(inst, slot, self.preempt)
         if parked and not actions:
             reserve = int(self.watermark_fraction * pool.total)
-            free = pool.free - pool.decode_blocks(slot)
+            free = pool.free - pool.decode_blocks(slot) - others_need(inst, slot)
             actions, _ = bring_back(inst, slot, free, reserve=reserve)
             num_decodes += len(actions)
         return Step(actions=actions, decode_all=num_decodes > 0, steady=not actions)
 
-    def _prompts(self, inst: InstView, num_decodes: int) -> tuple[Run, ...]:
+    def _prompts(self, inst: InstView, num_decodes: int, free: int) -> tuple[Run, ...]:
         pool = inst.pool
         room = inst.max_num_seqs - num_decodes
         tokens = self.max_batched_tokens
         reserve = int(self.watermark_fraction * pool.total)
-        free = pool.free
         runs: list[Run] = []
         for request in in_order(inst):
             if not room:

@@ -11,7 +11,7 @@ Source: arXiv 2401.08671.
 from dataclasses import dataclass
 
 from plimsoll.serving.policies.chunks import fill_with_chunks, stuck
-from plimsoll.serving.policies.preempt import make_room
+from plimsoll.serving.policies.preempt import make_room, others_need
 from plimsoll.serving.policy import InstView, Park, Step, View
 
 __all__ = ["SplitFusePolicy"]
@@ -37,7 +37,7 @@ class SplitFusePolicy:
             inst,
             slot,
             budget=self.token_budget - num_decodes,
-            free=free,
+            free=free - others_need(inst, slot),
             num_decodes=num_decodes,
             max_partial=1,
             guard_whole_prompt=True,

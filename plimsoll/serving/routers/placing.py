@@ -27,7 +27,7 @@ def place(view: View, event: Event, pick: Pick) -> Sequence[Action]:
         return ()
     homeless = view.mem.get("homeless")
     if isinstance(homeless, list) and homeless:
-        requests = [*homeless, *requests]
+        requests = [*filter(view.has, homeless), *requests]
     up = [inst for inst in view.instances if inst.up and inst.role != "decode"]
     if not up:
         view.mem["homeless"] = list(requests)

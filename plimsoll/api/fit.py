@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from plimsoll.api.commands import command
-from plimsoll.cost.cut import valid_tp
+from plimsoll.api.fit_changes import Asked, cuts_of, nothing_fits
+from plimsoll.cost.gemm import multiply_format
 from plimsoll.cost.kv import kv_bytes_per_token
 from plimsoll.cost.memory import Footprint, footprint, kv_capacity, max_context
 from plimsoll.cost.step import replica_clock
 from plimsoll.report.document import Report, Table
 from plimsoll.report.pictures import MemoryPart, MemoryWaterfall
 from plimsoll.spec.dtype import DType
-from plimsoll.spec.errors import InfeasibleError, SpecError
+from plimsoll.spec.errors import SpecError
 from plimsoll.spec.fleet import parse_fleet
 from plimsoll.spec.hardware import FleetPart
 from plimsoll.spec.io import plain
@@ -207,8 +208,16 @@ def fit(
     cached = kv_dtype or spec.quantization.kv_cache
     rows: list[FitRow] = []
     too_large: list[tuple[str, int, float, float]] = []
-    for part in _merged(fleet.parts):
-        for tp, pp in _cuts(spec, part):
+    parts = _merged(fleet.parts)
+    for part in parts:
+        if weight_dtype is not None:
+            how = multiply_format(weight_dtype, part.device)
+            if how.expanded:
+                assumptions.append(
+                    f"{part.device.name} multiplies {weight_dtype.value} weights in "
+                    f"{how.math.value}: they are widened as they are read"
+                )
+        for tp, pp in cuts_of(spec, part, weight_dtype):
             parallel = Parallel(tp=tp, pp=pp)
             memory = footprint(
                 spec,
@@ -262,7 +271,14 @@ def fit(
     if any(row.num_requests == _MOST_REQUESTS for row in rows):
         assumptions.append(f"at most {_MOST_REQUESTS:,} requests at once in one copy")
     if not rows:
-        raise _nothing_fits(spec, on, weight_dtype, too_large, context)
+        asked = Asked(
+            model=spec,
+            weight_dtype=weight_dtype,
+            kv_dtype=cached,
+            context_tokens=context,
+            memory_fraction=memory_fraction,
+        )
+        raise nothing_fits(asked, on, parts, too_large)
     rows.sort(key=lambda row: (-row.output_tokens_per_s, row.device, row.tp, row.pp))
     return FitAnswer(
         model=spec,
@@ -286,18 +302,6 @@ def _merged(parts: tuple[FleetPart, ...]) -> list[FleetPart]:
         count = part.num_nodes + (before.num_nodes if before else 0)
         merged[key] = FleetPart(node=part.node, num_nodes=count)
     return list(merged.values())
-
-
-def _cuts(model: ModelSpec, part: FleetPart) -> list[tuple[int, int]]:
-    """TP inside a node, and PP over nodes where the widest TP may not be enough."""
-    inside = [tp for tp in valid_tp(model) if tp <= part.node.num_devices]
-    cuts = [(tp, 1) for tp in inside]
-    widest = max(inside)
-    stages = 2
-    while widest * stages <= part.num_devices and stages <= model.num_layers:
-        cuts.append((widest, stages))
-        stages *= 2
-    return cuts
 
 
 def _waterfall(row: FitRow, context: int) -> MemoryWaterfall:
@@ -324,25 +328,3 @@ def _formats(model: ModelSpec) -> str:
     q = model.quantization
     formats = {q.mixer.value, q.ffn.value, q.experts.value}
     return formats.pop() if len(formats) == 1 else "mixed " + "/".join(sorted(formats))
-
-
-def _nothing_fits(
-    model: ModelSpec,
-    on: str,
-    weight_dtype: DType | None,
-    too_large: list[tuple[str, int, float, float]],
-    context: int,
-) -> InfeasibleError:
-    device, tp, need, limit = min(too_large, key=lambda row: row[2] / row[3])
-    missing = need + context * kv_bytes_per_token(model, model.quantization.kv_cache, tp) - limit
-    change = f"use more devices ({need / limit:.1f} times the memory is needed)"
-    stored = weight_dtype or model.quantization.ffn
-    if stored.bytes >= 2:
-        change += ", or 8-bit weights (--weights fp8)"
-    return InfeasibleError(
-        f"{model.name} does not fit on {on}: the nearest cut, tp {tp}, needs {format_bytes(need)} "
-        f"a device before any KV, and {device} gives {format_bytes(limit)}",
-        binding="device memory",
-        nearest=f"tp {tp} on {device}, short of {format_bytes(max(missing, 0))} a device",
-        change=change,
-    )

@@ -1,6 +1,6 @@
 """A plan as files that other systems run."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,9 @@ def context_for(
     model = load_model(plan.model)
     fleet = parse_fleet(plan.fleet)
     devices = {part.device.name: part.device for part in fleet.parts}
+    nodes: dict[str, int] = {}
+    for part in fleet.parts:
+        nodes[part.device.name] = max(part.node.num_devices, nodes.get(part.device.name, 0))
     facts = []
     for pool in plan.pools:
         device = devices.get(pool.device) or load_device(pool.device)
@@ -90,14 +93,14 @@ def context_for(
             max_batched_tokens=batched_tokens(pool, plan.max_model_len or model.max_context),
             max_num_seqs=pool.max_num_seqs,
         )
-        facts.append(
-            pool_facts(
-                device,
-                weight_bytes=memory.weights_bytes,
-                activation_bytes=memory.activations_bytes + memory.graphs_bytes,
-                runtime_bytes=memory.reserve_bytes,
-            )
+        known = pool_facts(
+            device,
+            weight_bytes=memory.weights_bytes,
+            activation_bytes=memory.activations_bytes + memory.graphs_bytes,
+            runtime_bytes=memory.reserve_bytes,
         )
+        host = min(known.devices_per_host, nodes.get(device.name, known.devices_per_host))
+        facts.append(replace(known, devices_per_host=host))
     path = model_path or _hub_id(model.source) or plan.model
     return ExportContext(
         model=path,

@@ -23,7 +23,7 @@ from plimsoll.planning.plan_space import Shape, SpaceOptions, counts_of, is_lega
 from plimsoll.planning.steady_state import Curves, decode_curves, mixed_curves, prefill_curves
 from plimsoll.planning.step_table import StepTable, sample_clock
 from plimsoll.planning.traffic import Traffic
-from plimsoll.spec.errors import SpecError, UnsupportedError
+from plimsoll.spec.errors import UnsupportedError
 from plimsoll.spec.slo import Slo
 
 __all__ = ["Demand", "PoolEstimate", "Role", "ShapeRecord", "estimate_pool", "measure_shape"]
@@ -129,7 +129,7 @@ def measure_shape(
                 context_tokens=context,
                 most_requests=max(2, -(-int(limits[-1]) // clock.num_stages)),
             )
-    except (SpecError, UnsupportedError) as error:
+    except UnsupportedError as error:
         reason = str(error)
     for role in roles:
         problem[role] = reason

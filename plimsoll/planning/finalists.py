@@ -1,9 +1,11 @@
 """Which estimates are worth a simulation: the best, but not eight times the same idea.
 
-In turn: the best of each structure (shapes and counts) by score, the best of each mode, the
-fewest devices, the fastest tokens, and then second settings of the leaders.
+In turn: the best of each structure (shapes and counts) by score, no pool of a disaggregated plan
+more than twice; the best of each mode, the fewest devices, the fastest tokens; and then second
+settings of the leaders.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 
 from plimsoll.planning.combine import Estimate
@@ -11,12 +13,26 @@ from plimsoll.planning.combine import Estimate
 __all__ = ["pick_finalists"]
 
 _MOST_BELOW = 0.5
+_MOST_ALIKE = 2
 
 
 def _structure(estimate: Estimate) -> tuple[object, ...]:
     candidate = estimate.candidate
     pools = tuple((p.role, p.device, p.replicas, p.parallel) for p in candidate.pools)
     return (*pools, candidate.weight_dtype, candidate.kv_dtype)
+
+
+def _varied(leaders: list[Estimate]) -> list[Estimate]:
+    """Without those whose limiting pool has been seen often enough in better plans."""
+    seen: Counter[object] = Counter()
+    kept = []
+    for one in leaders:
+        pools = one.candidate.pools
+        keys = [(p.role, p.device, p.replicas, p.parallel) for p in pools if p.role != "both"]
+        if all(seen[key] < _MOST_ALIKE for key in keys):
+            kept.append(one)
+            seen.update(keys)
+    return kept
 
 
 def pick_finalists(estimates: Sequence[Estimate], most: int) -> list[Estimate]:
@@ -26,7 +42,7 @@ def pick_finalists(estimates: Sequence[Estimate], most: int) -> list[Estimate]:
     by_structure: dict[tuple[object, ...], Estimate] = {}
     for one in estimates:
         by_structure.setdefault(_structure(one), one)
-    leaders = list(by_structure.values())
+    leaders = _varied(list(by_structure.values()))
     best = leaders[0].score
     if best > 0:
         near = [e for e in leaders if e.score >= best * _MOST_BELOW]

@@ -6,8 +6,11 @@ percentile and the queue did not grow over the run; with a joint share asked for
 that share of requests meets every bound.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
 
 from plimsoll.spec.hardware import Fleet
 from plimsoll.spec.model import ModelSpec
@@ -79,23 +82,61 @@ def verdict_of(summary: Summary, *, joint_fraction: float = 0.0) -> Verdict:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _Hopeless:
+    """Says when so many requests are surely late that no outcome can keep the promise.
+
+    A request that keeps every bound has ended ``longest_s`` after it arrived; more than
+    ``allowed`` that have not mean that some target is missed.
+    """
+
+    arrival_s: npt.NDArray[np.float64]
+    longest_s: float
+    allowed: float
+
+    def __call__(self, now_s: float, num_ended: int) -> bool:
+        due = int(np.searchsorted(self.arrival_s, now_s - self.longest_s))
+        return due - num_ended > self.allowed
+
+
+def _hopeless(plan: ServingPlan, workload: Workload) -> _Hopeless | None:
+    ttft, tpot, e2e = (plan.slo.bound_s(metric) for metric in ("ttft", "tpot", "e2e"))
+    if any(t.request_class for t in plan.slo.targets) or workload.num_in_flight:
+        return None
+    longest = e2e
+    if ttft is not None and tpot is not None:
+        whole = ttft + tpot * int(workload.output_tokens.max())
+        longest = whole if e2e is None else min(whole, e2e)
+    if longest is None or workload.sessions_wait:
+        return None
+    misses = sum(1 - t.percentile / 100 for t in plan.slo.targets)
+    return _Hopeless(
+        arrival_s=workload.arrival_s,
+        longest_s=longest,
+        allowed=misses * len(workload) + len(plan.slo.targets),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SimulatorJudge:
-    """The simulator on the plan's own policies, with the cost model as its clock."""
+    """The simulator on the plan's own policies, with the cost model as its clock.
+
+    ``hurried`` stops a run as soon as it surely misses the promise; how badly is then unknown.
+    """
 
     model: ModelSpec
     fleet: Fleet
     seed: int = 0
     joint_fraction: float = 0.0
+    hurried: bool = False
 
     def __call__(self, plan: ServingPlan, workload: Workload) -> Verdict:
         """See ``Judge``."""
         from plimsoll.serving.metrics import summarize
         from plimsoll.serving.simulate.run import simulate_plan
 
-        record = simulate_plan(plan, self.model, self.fleet, workload, seed=self.seed)
+        stop = _hopeless(plan, workload) if self.hurried and not self.joint_fraction else None
+        record = simulate_plan(
+            plan, self.model, self.fleet, workload, seed=self.seed, stop_if_hopeless=stop
+        )
         summary = summarize(record, plan.slo, num_devices=plan.num_devices)
         return verdict_of(summary, joint_fraction=self.joint_fraction)
-
-    def brief(self, plan: ServingPlan, workload: Workload) -> Verdict:
-        """The verdict without its summary, for sending between processes."""
-        return replace(self(plan, workload), summary=None)

@@ -2,8 +2,9 @@
 
 Scaling keeps order, lengths and burst shape, and compresses time. A probe lasts a fixed *time*
 whatever the rate: with a fixed number of requests a high rate ends before its queue has grown,
-and looks sustainable. Rows are taken from the start of the trace; when it is too short it is
-played again (prefix keys repeat with it, sessions do not join).
+and looks sustainable. A probe shorter than the trace takes stretches of requests in a row,
+spread evenly over the trace, so that its quiet and busy hours are both there; a longer one plays
+it again (prefix keys repeat with it, sessions do not join).
 """
 
 import numpy as np
@@ -13,6 +14,8 @@ from plimsoll.spec.workload import Workload
 
 __all__ = ["at_rate", "busiest_slice", "take_rows"]
 
+_STRETCHES = 16
+_LEAST_STRETCH = 50
 _COLUMNS = (
     "prompt_tokens",
     "output_tokens",
@@ -51,12 +54,14 @@ def at_rate(workload: Workload, rate_per_s: float, duration_s: float) -> Workloa
     if workload.num_in_flight:
         raise SpecError(f"workload {workload.name} is a closed loop; it has no rate to scale")
     count = max(2, round(rate_per_s * duration_s))
-    whole, _ = divmod(count - 1, len(workload))
-    rows = np.arange(count) % len(workload)
-    turn = np.arange(count) // len(workload)
+    num = len(workload)
+    whole = (count - 1) // num
     span = float(workload.arrival_s[-1] - workload.arrival_s[0])
-    gap = span / max(1, len(workload) - 1)
-    times = workload.arrival_s[rows] - workload.arrival_s[0] + turn * (span + gap)
+    gap = span / max(1, num - 1)
+    rows = _stretches(num, count) if count < num else np.arange(count) % num
+    turn = np.arange(count) // num
+    gaps = np.diff(workload.arrival_s[rows])
+    times = np.concatenate([[0.0], np.cumsum(np.where(np.diff(rows) == 1, gaps, gap))])
     if times[-1] <= 0:
         times = np.arange(count, dtype=np.float64)
     scale = duration_s * (count - 1) / count / times[-1]
@@ -68,6 +73,16 @@ def at_rate(workload: Workload, rate_per_s: float, duration_s: float) -> Workloa
         apart = int(workload.session_id.max()) + 1
         changes["session_id"] = taken.session_id + turn * apart
     return taken.with_changes(**changes)
+
+
+def _stretches(num_rows: int, count: int) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
+    """``count`` of the rows in order: stretches of equal length, evenly spread."""
+    num = min(_STRETCHES, max(1, count // _LEAST_STRETCH))
+    lengths = np.full(num, count // num)
+    lengths[: count % num] += 1
+    starts = np.round(np.linspace(0, num_rows - lengths[-1], num)).astype(np.int64)
+    starts = np.maximum(starts, np.concatenate([[0], np.cumsum(lengths)[:-1]]))
+    return np.concatenate([np.arange(a, a + n) for a, n in zip(starts, lengths, strict=True)])
 
 
 def busiest_slice(workload: Workload, max_requests: int) -> Workload:

@@ -6,11 +6,10 @@ those that ``enumerate_plans`` yields, but counted and estimated without making 
 memory holds, which makes it the same as another.
 """
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-
-import numpy as np
 
 from plimsoll.planning.combine import (
     Estimate,
@@ -96,6 +95,13 @@ def _formats(record: ShapeRecord) -> tuple[object, object]:
     return record.shape.weight_dtype, record.shape.kv_dtype
 
 
+def _order(estimate: Estimate) -> tuple[float, float]:
+    """By score to three digits; equal ones by the faster tokens."""
+    score = estimate.score
+    digits = 2 - math.floor(math.log10(abs(score))) if score and math.isfinite(score) else 0
+    return -round(score, digits), estimate.token_s
+
+
 def rank_plans(
     model: ModelSpec,
     sites: Sequence[Site],
@@ -131,7 +137,7 @@ def rank_plans(
                 estimates.extend(
                     disaggregated_estimates(first, second, found, sites, options, demand)
                 )
-    order = np.argsort([-one.score for one in estimates], kind="stable")
+    order = sorted(range(len(estimates)), key=lambda i: _order(estimates[i]))
     return Ranking(
         estimates=tuple(estimates[i] for i in order),
         pareto=frontier(pools["both"], pools["prefill"], pools["decode"], pairs, options, demand),

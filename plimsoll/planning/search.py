@@ -9,7 +9,7 @@ Sources: arXiv 2401.09670, arXiv 2411.17651 (search judged by simulation).
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -35,7 +35,7 @@ from plimsoll.planning.workers import Workers, open_workers
 __all__ = ["rank", "search"]
 
 _SPREADS = (1.3, 1.12, 1.06)
-_TOLERANCES = (0.08, 0.04, 0.02)
+_TOLERANCES = (0.08, 0.04, 0.025)
 _LEAST_STAYS = 4.0
 _LIGHT_SHARE = 0.1
 _SAME = 0.03  # scores this near are one: probes resolve no more
@@ -83,6 +83,7 @@ class _Run:
     sites: Sequence[Site]
     demand: Demand
     judge: Judge
+    checker: Judge
     progress: Progress
     again: Callable[[Question], Ranking]
     latest: dict[int, Trial] = field(default_factory=dict)
@@ -123,13 +124,13 @@ class _Run:
         load = self.demand.load_per_s
         if workload.num_in_flight:
             return [
-                RunLook(judge=self.judge, workload=workload, num_requests=n)
+                RunLook(judge=self.checker, workload=workload, num_requests=n)
                 for n in effort.round_requests
             ]
         if question.objective == "latency":
             rate = load or _LIGHT_SHARE * max(t.estimate.rate_per_s for t in trials)
             return [
-                RunLook(judge=self.judge, workload=workload, num_requests=n, rate_per_s=rate)
+                RunLook(judge=self.checker, workload=workload, num_requests=n, rate_per_s=rate)
                 for n in effort.round_requests
             ]
         fastest = max(t.estimate.rate_per_s for t in trials)
@@ -155,7 +156,7 @@ class _Run:
             return trials
         wanted = 1 + self.question.effort.num_runners_up
         workload = busiest_slice(self.question.workload, self.question.effort.check_requests)
-        look = CheckLook(judge=self.judge, workload=workload)
+        look = CheckLook(judge=self.checker, workload=workload)
         checked: list[Trial] = []
         for start in range(0, len(trials), wanted):
             for trial in workers.map(look, trials[start : start + wanted]):
@@ -187,13 +188,14 @@ def search(
     ranking, sites, demand = rank(question, physics=physics)
     if not ranking.estimates:
         raise explain_ranking(question, ranking, demand, _again(physics))
+    simulator = SimulatorJudge(model=question.model, fleet=question.fleet, seed=question.seed)
     run = _Run(
         question=question,
         ranking=ranking,
         sites=sites,
         demand=demand,
-        judge=judge
-        or SimulatorJudge(model=question.model, fleet=question.fleet, seed=question.seed),
+        judge=judge or replace(simulator, hurried=True),
+        checker=judge or simulator,
         progress=progress,
         again=_again(physics),
     )

@@ -10,7 +10,8 @@ chunks (chunked prefill), or as steps of its own (prefill first, or a prefill po
 prompts share a step when several arrive in one. First-token time = rest of the step in
 progress + wait for prompts ahead + wait for a place in the batch + own chunks; waits follow the
 many-server form rho^(sqrt(2(c+1))-1) / (c (1-rho)) * (ca2+cs2)/2 * service, with exponential
-tails. Token time varies with the batch met and the prompts met. All policies, batch limits and
+tails. Token time varies with the batch met (a birth-death process around n whose variance grows
+as decode slows with n, averaged over a request's stay) and the prompts met. All policies, batch limits and
 replica counts of a shape are computed at once. Leaves out: preemption, correlated arrivals
 beyond their dispersion, growth of a request's own context.
 Sources: doi:10.1287/opre.9.3.383 (Little), doi:10.1016/0377-2217(77)90084-0 (Sakasegawa),
@@ -163,7 +164,7 @@ def mixed_curves(
     place_s, no_place = _place(traffic, batch, limits, out * stages * step, servers)
     busy = np.minimum(rate * work, 1.0) ** np.sqrt(2.0 * servers)
     burst = min(traffic.dispersion, _MOST_BURST)
-    sigma = stages * np.gradient(step, batch, axis=-1) * np.sqrt(batch * burst / servers)
+    sigma = stages * np.gradient(step, batch, axis=-1) * _batch_sigma(batch, decode, burst, servers)
     shape = np.broadcast_shapes(prompts_ahead.shape, place_s.shape)
     valid = (rate * work <= HEAVIEST + 1e-9) & (batch <= limits[:, None, None] * (HEAVIEST + 1e-9))
     return Curves(
@@ -171,7 +172,7 @@ def mixed_curves(
         rate_per_s=rate,
         token_s=stages * step,
         token_sigma_s=sigma,
-        met_s2=stages * mean_extra**2 * rate * step * burst,
+        met_s2=stages**2 * (extra**2 @ weight) * rate * step * burst,
         worst_step_s=stages * (decode + (extra / np.maximum(steps, 1.0)).max(axis=-1)),
         ahead_s=step / 2 * -np.expm1(-batch),
         wait_s=prompts_ahead + place_s,
@@ -179,6 +180,18 @@ def mixed_curves(
         prompt_s=stages * own,
         valid=np.broadcast_to(valid, shape),
     )
+
+
+def _batch_sigma(batch: Floats, decode_s: Floats, burst: float, servers: Floats) -> Floats:
+    """Spread of the batch that requests meet, averaged over their stay.
+
+    Linear noise around n: variance n / (1 - k) with k the elasticity of decode time, and a
+    correlation time of one stay / (1 - k).
+    """
+    elasticity = np.clip(batch * np.gradient(decode_s, batch) / decode_s, 0.0, 0.9)
+    memory = 1 / (1 - elasticity)
+    averaged = 2 * memory * (1 + memory * np.expm1(-1 / memory))
+    return np.asarray(np.sqrt(batch * burst / servers * memory * averaged))
 
 
 def _place(
@@ -263,7 +276,7 @@ def decode_curves(
         batch=batch,
         rate_per_s=batch / (out * stages * step),
         token_s=stages * step,
-        token_sigma_s=stages * np.gradient(step, batch) * np.sqrt(batch * burst / servers),
+        token_sigma_s=stages * np.gradient(step, batch) * _batch_sigma(batch, step, burst, servers),
         met_s2=zero,
         worst_step_s=stages * step,
         ahead_s=zero,

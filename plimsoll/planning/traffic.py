@@ -3,11 +3,11 @@
 Requests are grouped by prompt tokens to compute, at quantiles finer towards the long end because
 percentiles of latency come from there; within a group they are split by output length into
 cells. Group and cell means are exact, so totals are. Arrivals are split into two time scales.
-*Surges* are slow: the rate in windows of half a minute, with the part that chance explains
-taken out, as factors on the mean rate. *Dispersion* is fast: variance over mean of counts in
-two-second windows beyond what surges explain, which sets queueing; 1 is Poisson. Prefix reuse
-is what an unlimited cache shared by all replicas would reuse.
-Leaves out: correlation of length with time, limits of the cache.
+*Surges* are slow: the prompt tokens that arrive in windows of half a minute, with the part that
+chance explains taken out, as factors on their mean. *Dispersion* is fast: variance over mean of
+counts in two-second windows beyond what slow changes of the rate explain, which sets queueing;
+1 is Poisson. Prefix reuse is what an unlimited cache shared by all replicas would reuse.
+Leaves out: surges of output lengths apart from prompts, limits of the cache.
 Source: doi:10.1214/aoms/1177703584 (heavy-traffic waits depend on the counts' variance).
 """
 
@@ -40,7 +40,7 @@ class Traffic:
     Output groups: ``output_weight``, ``output_tokens``. Cells: ``cell_weight``, ``cell_group``
     (index of the prompt group), ``cell_output_tokens``. ``rate_per_s`` 0 with
     ``num_in_flight`` > 0: closed loop. ``dispersion`` is 1 for Poisson arrivals. Surges:
-    ``surge_weight`` of the requests arrive while the rate is ``surge_factor`` times the mean.
+    ``surge_weight`` of the requests arrive while the load is ``surge_factor`` times the mean.
     """
 
     prompt_weight: Floats
@@ -107,32 +107,36 @@ def cached_prompt_tokens(workload: Workload) -> Ints:
     return np.minimum(cached, workload.prompt_tokens - 1)
 
 
-def _counts(workload: Workload, window_s: float) -> Floats:
+def _in_windows(workload: Workload, window_s: float, weights: Floats | None = None) -> Floats:
     times = workload.arrival_s - workload.arrival_s[0]
     whole = int(times[-1] / window_s)
     bins = window_s * np.arange(whole + 1)
-    return np.asarray(np.histogram(times, bins=bins)[0], dtype=np.float64)
+    return np.asarray(np.histogram(times, bins=bins, weights=weights)[0], dtype=np.float64)
 
 
-def _surges(workload: Workload) -> tuple[Floats, Floats, float]:
-    """(share of requests, rate over the mean rate, its variance over time), slowly varying."""
+def _surges(workload: Workload, new_tokens: Floats) -> tuple[Floats, Floats, float]:
+    """(share of requests, load over the mean load, variance of the rate), slowly varying."""
     steady = np.ones(1), np.ones(1), 0.0
     if workload.num_in_flight or workload.duration_s < _MIN_WINDOWS * _SURGE_WINDOW_S:
         return steady
-    counts = _counts(workload, _SURGE_WINDOW_S)
-    mean, variance = float(counts.mean()), float(counts.var())
-    if variance <= mean:
-        return steady
-    factor = np.sort(1 + (counts / mean - 1) * np.sqrt(1 - mean / variance))
-    factor = np.maximum(factor, 0.01)
-    weight = factor / factor.sum()
-    reached = np.cumsum(weight)
-    group = np.searchsorted(np.array(_SURGE_CUTS), reached - weight / 2)
+    counts = _in_windows(workload, _SURGE_WINDOW_S)
+    tokens = _in_windows(workload, _SURGE_WINDOW_S, new_tokens)
+    mean = float(counts.mean())
+    rate_variance = max(0.0, float(counts.var()) / mean**2 - 1 / mean)
+    load = tokens / tokens.mean()
+    chance = float((new_tokens**2).mean() / new_tokens.mean() ** 2) / mean
+    variance = float(load.var())
+    if variance <= chance:
+        return (*steady[:2], rate_variance)
+    order = np.argsort(load, kind="stable")
+    factor = np.maximum(1 + (load[order] - 1) * np.sqrt(1 - chance / variance), 0.01)
+    weight = counts[order] / counts.sum()
+    group = np.searchsorted(np.array(_SURGE_CUTS), np.cumsum(weight) - weight / 2)
     total = np.bincount(group, weight)
     level = np.bincount(group, weight * factor) / np.maximum(total, 1e-12)
     keep = total > 0
     share = np.asarray(total[keep], dtype=np.float64)
-    return share, np.asarray(level[keep], dtype=np.float64), (variance - mean) / mean**2
+    return share, np.asarray(level[keep], dtype=np.float64), rate_variance
 
 
 def _dispersion(workload: Workload, surge_variance: float) -> float:
@@ -141,7 +145,7 @@ def _dispersion(workload: Workload, surge_variance: float) -> float:
     if workload.duration_s < _MIN_WINDOWS * _BURST_WINDOW_S:
         gaps = np.diff(workload.arrival_s)
         return max(float(gaps.var() / gaps.mean() ** 2), _LEAST_DISPERSION)
-    counts = _counts(workload, _BURST_WINDOW_S)
+    counts = _in_windows(workload, _BURST_WINDOW_S)
     mean = float(counts.mean())
     return max(float(counts.var()) / mean - surge_variance * mean, _LEAST_DISPERSION)
 
@@ -170,7 +174,7 @@ def describe_traffic(workload: Workload, *, prefix_caching: bool = True) -> Traf
         for who in _groups(np.argsort(output, kind="stable"), _OUTPUT_CUTS)
     ]
     by_prompt, by_output, by_cell = np.array(prompts), np.array(outputs), np.array(cells)
-    surge_weight, surge_factor, variance = _surges(workload)
+    surge_weight, surge_factor, variance = _surges(workload, new)
     return Traffic(
         prompt_weight=by_prompt[:, 0],
         new_tokens=np.maximum(by_prompt[:, 1], 1.0),

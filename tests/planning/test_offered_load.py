@@ -19,8 +19,9 @@ def test_rate_and_duration_are_as_asked(rate, duration):
     if len(scaled) > 10:
         assert scaled.rate_per_s == pytest.approx(len(scaled) / duration, rel=1e-6)
         assert scaled.duration_s < duration
-    rows = np.arange(len(scaled)) % len(base)
-    assert np.array_equal(scaled.prompt_tokens, base.prompt_tokens[rows])
+    if len(scaled) >= len(base):
+        rows = np.arange(len(scaled)) % len(base)
+        assert np.array_equal(scaled.prompt_tokens, base.prompt_tokens[rows])
 
 
 def test_a_fixed_time_means_more_requests_at_a_higher_rate():
@@ -30,9 +31,20 @@ def test_a_fixed_time_means_more_requests_at_a_higher_rate():
 
 def test_bursts_keep_their_shape():
     base = steady(4.0, 300)
-    gaps = np.diff(base.arrival_s)[:99]
-    scaled = np.diff(at_rate(base, 2.0, 50.0).arrival_s)
+    gaps = np.diff(base.arrival_s)
+    scaled = np.diff(at_rate(base, 2.0, 150.0).arrival_s)
     assert scaled / scaled.mean() == pytest.approx(gaps / gaps.mean())
+
+
+@given(count=st.integers(2, 299))
+@settings(deadline=None, max_examples=60)
+def test_a_short_probe_takes_each_row_once_from_all_over_the_trace(count):
+    base = steady(4.0, 300).with_changes(prompt_tokens=np.arange(1, 301))
+    rows = at_rate(base, 1.0, float(count)).prompt_tokens
+    assert len(rows) == count
+    assert np.all(np.diff(rows) > 0)
+    if count >= 100:
+        assert rows[0] == 1 and rows[-1] == 300
 
 
 def test_prefix_keys_follow_their_rows():

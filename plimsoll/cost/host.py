@@ -2,11 +2,12 @@
 
 Host time of a step = per step + per sequence in it; the share that the engine hides behind the
 device's work is already taken off. With overlapped scheduling and captured graphs little is left.
-Leaves out request arrival handling (tokenizing, HTTP), which is not on the step's path.
+Older engines launch the kernels of prompts one by one, which sets a least time for such steps.
+Request arrival handling (tokenizing, HTTP) is not on the step's path and is not in the clock.
 """
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from typing import Annotated, ClassVar, Literal
 
@@ -16,16 +17,28 @@ from pydantic import Field
 from plimsoll.spec.errors import UnsupportedError, suggest
 from plimsoll.spec.io import PLAIN, from_data
 
-__all__ = ["EngineProfile", "engine_profile"]
+__all__ = ["EngineProfile", "FittedConstant", "engine_profile"]
 
 Seconds = Annotated[float, Field(ge=0)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FittedConstant:
+    """A constant of a profile that was fitted: standard error and what it was fitted on."""
+
+    __pydantic_config__: ClassVar = PLAIN
+    standard_error: Annotated[float, Field(ge=0)]
+    fitted_on: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineProfile:
     """What an engine adds to its kernels, and which kernels it uses.
 
-    ``step_s`` and ``sequence_s`` are host time not hidden. ``quantize_fraction`` is the share of
+    ``step_s`` and ``sequence_s`` are host time not hidden; the device's part of a step that runs
+    prompts takes at least ``prompt_launch_s``. ``request_s`` is spent on a request before it is
+    first scheduled and after its first token. ``fitted`` holds constants that were fitted, by
+    name. ``quantize_fraction`` is the share of
     activation quantization left as kernels of its own after fusion with the ones before.
     ``kernels`` names the kernel set in the calibration; ``expert_exchange`` is how tokens reach
     experts when attention is data parallel.
@@ -36,11 +49,14 @@ class EngineProfile:
     kernels: Literal["vllm", "sglang", "trtllm"]
     step_s: Seconds
     sequence_s: Seconds
+    prompt_launch_s: Seconds = 0.0
+    request_s: Seconds = 0.0
     quantize_fraction: Annotated[float, Field(ge=0, le=1)]
     expert_exchange: Literal["all-gather", "all-to-all"]
     origin: Literal["calibrated", "modeled"]
     source: str
     as_of: str
+    fitted: dict[str, FittedConstant] = field(default_factory=dict)
 
 
 @functools.cache

@@ -19,7 +19,7 @@ from plimsoll.cost.attention import visible_pairs
 from plimsoll.cost.efficiency import calibration_for
 from plimsoll.cost.host import engine_profile
 from plimsoll.cost.kv import kv_bytes
-from plimsoll.cost.operators import PrefillOp, Setting, step_program
+from plimsoll.cost.operators import PrefillOp, Setting, StepProgram, step_program
 from plimsoll.cost.roofline import Floats, OpCost, op_cost
 from plimsoll.cost.transfer import kv_transfer_s, swap_s
 from plimsoll.spec.dtype import DType
@@ -77,16 +77,18 @@ def replica_clock(
 class ReplicaClock:
     """A ``StepClock`` of one replica; make one with ``replica_clock``."""
 
-    def __init__(self, setting: Setting) -> None:
+    def __init__(self, setting: Setting, program: StepProgram | None = None) -> None:
+        """``program`` None: the operator model's; else one that reads profiles."""
         self.setting = setting
         self.num_stages = setting.parallel.pp
         self.origin: Literal["calibrated", "modeled"] = setting.calibration.origin_for(
             setting.device
         )
-        self._program = step_program(setting)
+        self._program = program or step_program(setting)
         self._ranks = setting.parallel.attention_dp
         engine = setting.engine
         self._host_s, self._sequence_s = engine.step_s, engine.sequence_s
+        self._prompt_launch_s = engine.prompt_launch_s
         grid = _token_grid()
         self._grid: list[float] = grid.tolist()
         self._rank_table = self._tabulate("rank", grid)
@@ -127,7 +129,8 @@ class ReplicaClock:
         memo = self._sampled_memo
         found = memo.get(sampled)
         total += found if found is not None else self._look_up(memo, self._sampled_table, sampled)
-        total += self._host_s + self._sequence_s * sampled
+        host_s = self._host_s + self._sequence_s * sampled
+        total += host_s
         if num_decodes:
             limits, attention, _, slopes = self._lines.get(num_decodes) or self._make_lines(
                 num_decodes
@@ -153,7 +156,8 @@ class ReplicaClock:
             if most > work:
                 work = most
             total += times * (fixed + work + per_span * longest)
-        return total
+        least = self._prompt_launch_s + host_s
+        return total if total > least else least
 
     def decode_line(self, num_decodes: int, decode_context: int) -> tuple[float, float, int]:
         """See ``StepClock``."""
@@ -190,6 +194,8 @@ class ReplicaClock:
         for prefill in self._program.prefills if chunks else ():
             found.append(self._prefill_cost(prefill, chunks))
         host_s = self._host_s + self._sequence_s * (-(-sequences // self._ranks))
+        if chunks:
+            host_s += max(0.0, self._prompt_launch_s - sum(op.time_s for op in found))
         found.append(OpCost(name="host", time_s=host_s, flops=0.0, bytes=0.0, bound="launch"))
         return tuple(found)
 

@@ -9,6 +9,7 @@ from typing import Any
 from plimsoll.api.commands import command, slo_words, workload_words
 from plimsoll.api.export import context_for
 from plimsoll.api.run_folder import WorkloadSpec
+from plimsoll.planning.length_limits import refused_fraction
 from plimsoll.planning.objective import Objective
 from plimsoll.planning.plan_space import SpaceOptions
 from plimsoll.planning.question import Answer, Choice, Progress, Question
@@ -305,6 +306,9 @@ def plan(
     )
     show: Callable[[int, int, str], None] = progress or (lambda done, total, best: None)
     found = search(question, jobs=jobs, backend="ray" if ray else "processes", progress=show)
+    refused = refused_fraction(question)
+    if refused:
+        assumptions.append(f"{refused:.2%} of the requests are longer than the context and refused")
     assumptions += [*spec.assumptions, *traffic.notes]
     return PlanAnswer(
         question=question, found=found, workload=workload, assumptions=tuple(assumptions)

@@ -136,7 +136,9 @@ def _memory_error(
 ) -> InfeasibleError:
     nearest = _nearest_in_memory(ranking.records)
     if nearest is None or nearest.room is None:
-        reasons = "; ".join(ranking.skipped) or "no legal way to cut the model"
+        reasons = "; ".join(ranking.skipped)
+        if not reasons:
+            return _no_device_error(question, again)
         return InfeasibleError(
             f"{question.model.name} cannot be cut to fit {question.fleet.text}: {reasons}",
             binding="parallel shapes",
@@ -167,6 +169,25 @@ def _memory_error(
         nearest=f"{_shape_words(nearest)}: {format_bytes(room.needed_bytes)} of "
         f"{format_bytes(room.available_bytes)} a device",
         change=", or ".join(c for c in changes if c),
+    )
+
+
+def _no_device_error(question: Question, again: RankAgain) -> InfeasibleError:
+    """A limit on devices, power or money below one device."""
+    options = question.options
+    devices = {part.device.name: part.device for part in question.fleet.parts}.values()
+    watts = min(device.power.peak_w for device in devices)
+    prices = [d.price.usd_per_hour for d in devices if d.price is not None]
+    binding, change = "devices", ""
+    if options.power_w and options.power_w < watts:
+        binding, change = "power", f"{watts:g} W, the peak of one device"
+    elif options.usd_per_hour and options.usd_per_hour < min(prices, default=0.0):
+        binding, change = "money", f"{min(prices):g} USD/h, the price of one device"
+    wider = _by_more_devices(question, again)
+    return InfeasibleError(
+        f"the limit on {binding} allows no device of {question.fleet.text or 'the fleet'}",
+        binding=binding,
+        change=", or ".join(c for c in (f"at least {change}" if change else "", wider) if c),
     )
 
 

@@ -20,6 +20,7 @@ from plimsoll.planning.finalists import pick_finalists
 from plimsoll.planning.halving import halve
 from plimsoll.planning.infeasible import explain_ranking, explain_trials
 from plimsoll.planning.judging import Judge, SimulatorJudge
+from plimsoll.planning.length_limits import check_lengths, longest_served
 from plimsoll.planning.objective import Scale, scale_of
 from plimsoll.planning.offered_load import busiest_slice
 from plimsoll.planning.parallel_shapes import Site
@@ -47,13 +48,12 @@ def _silent(done: int, total: int, best: str) -> None:
 
 def _demand(question: Question, traffic: Traffic) -> Demand:
     carries = question.must_carry and not question.workload.num_in_flight
-    lengths = question.workload.prompt_tokens + question.workload.output_tokens
     return Demand(
         traffic=traffic,
         slo=question.slo,
         objective=question.objective,
         load_per_s=traffic.rate_per_s if carries else 0.0,
-        longest_tokens=int(lengths.max()),
+        longest_tokens=longest_served(question),
     )
 
 
@@ -61,6 +61,7 @@ def rank(
     question: Question, *, physics: Physics | None = None
 ) -> tuple[Ranking, list[Site], Demand]:
     """The closed-form part of the search alone: a ranking of the whole space."""
+    check_lengths(question)
     options = runnable(question.options, question.model)
     sites = usable_sites(question.fleet, options)
     traffic = describe_traffic(question.workload, prefix_caching=options.prefix_caching)

@@ -121,12 +121,12 @@ def bad_commands(page: Path) -> Iterator[str]:
         if block.language not in _SHELLS:
             continue
         for number, words in commands(block):
-            problem = _problem(words)
-            if problem:
-                yield f"{page}:{number}: plimsoll {' '.join(words)}: {problem}"
+            wrong = problem(words)
+            if wrong:
+                yield f"{page}:{number}: plimsoll {' '.join(words)}: {wrong}"
 
 
-def _problem(words: list[str]) -> str:
+def problem(words: list[str]) -> str:
     """What is wrong with the verb and options of a command, "" if nothing is."""
     from typer.main import get_command
 

@@ -19,7 +19,7 @@ from plimsoll.report.document import KeyNumber, Report, Table
 from plimsoll.report.export import serve_command
 from plimsoll.report.pictures import ParetoPicture, ParetoPoint
 from plimsoll.report.summary_tables import percentile_table, target_name, verdict_table
-from plimsoll.report.wording import percent_text, seconds_text
+from plimsoll.report.wording import gpus_text, percent_text, seconds_text
 from plimsoll.spec.errors import PlimsollError
 from plimsoll.spec.fleet import parse_fleet
 from plimsoll.spec.io import plain
@@ -74,7 +74,7 @@ class PlanAnswer:
         targets = ", ".join(target_name(t) for t in question.slo.targets) or "no SLO"
         gpus = chosen.plan.num_devices
         rate = chosen.goodput.rate_per_s if chosen.goodput else None
-        title = f"{plan_words(chosen.plan)} on {gpus} GPUs"
+        title = f"{plan_words(chosen.plan)} on {gpus_text(gpus)}"
         if rate:
             title += f" carries {rate:.3g} requests/s"
         if found.partial:
@@ -84,7 +84,7 @@ class PlanAnswer:
             per_gpu = chosen.goodput.rate_per_s_per_device
             numbers += [
                 _number("Goodput", rate, "req/s", origin, "highest rate that keeps the SLO"),
-                _number("Goodput per GPU", per_gpu, "req/s", origin, f"over {gpus} GPUs"),
+                _number("Goodput per GPU", per_gpu, "req/s", origin, f"over {gpus_text(gpus)}"),
             ]
         if chosen.at_load is not None:
             load = chosen.at_load

@@ -35,7 +35,7 @@ from plimsoll.report.summary_tables import (
     verdict_table,
 )
 from plimsoll.report.trace import write_trace
-from plimsoll.report.wording import percent_text
+from plimsoll.report.wording import gpus_text, percent_text
 from plimsoll.serving.executors.simulated import Fault
 from plimsoll.serving.metrics import good_requests, summarize
 from plimsoll.serving.simulate.placement import Seat, seats
@@ -94,7 +94,7 @@ class SimulateAnswer:
         ]
         arrived = s.status.total
         asked = workload_words(self.run.workload)
-        title = f"{arrived:,} requests of {self.workload.name} on {plan.num_devices} GPUs: "
+        title = f"{arrived:,} requests of {self.workload.name} on {gpus_text(plan.num_devices)}: "
         if s.slo_met is None:
             title += f"{s.requests_per_s:.3g} requests/s finished"
         else:

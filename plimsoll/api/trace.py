@@ -150,15 +150,20 @@ def make_workload(
     num_requests: int = 0,
     duration_s: float | None = None,
     num_in_flight: int = 0,
+    start_s: float = 0.0,
+    end_s: float = float("inf"),
+    max_requests: int = 0,
+    sort: bool = False,
 ) -> TrafficAnswer:
     """Draw (or cut and rescale) a workload and save it as .npz or .jsonl.
 
+    ``start_s``, ``end_s``, ``max_requests`` and ``sort`` act while a trace is read.
+
     Raises:
-        SpecError: no such source, an option that means nothing for it, a file that is there.
+        SpecError: no such source, or an option that means nothing for it.
     """
     if out.suffix not in (".npz", ".jsonl"):
         raise SpecError(f"{out}: a workload is saved as .npz or .jsonl; choose one of them")
-    _refuse_existing(out)
     workload = load_workload(
         text,
         seed=seed,
@@ -166,6 +171,10 @@ def make_workload(
         num_requests=num_requests,
         duration_s=duration_s,
         num_in_flight=num_in_flight,
+        start_s=start_s,
+        end_s=end_s,
+        max_requests=max_requests,
+        sort=sort,
     )
     save_workload(workload, out)
     return _answer(text, workload, saved=str(out))
@@ -175,12 +184,10 @@ def fit_trace(text: str, *, window_s: float = 1200.0, out: Path | None = None) -
     """Fit a burst model to a trace; write it as YAML if ``out`` is given.
 
     Raises:
-        SpecError: a closed loop, too few requests, or a file that is there already.
+        SpecError: a closed loop, too few requests, or a file that cannot be written.
     """
-    if out is not None:
-        if out.suffix not in (".yaml", ".yml"):
-            raise SpecError(f"{out}: a burst model is written as .yaml")
-        _refuse_existing(out)
+    if out is not None and out.suffix not in (".yaml", ".yml"):
+        raise SpecError(f"{out}: a burst model is written as .yaml")
     workload = load_workload(text)
     model = fit_burst(workload, window_s=window_s)
     if out is not None:
@@ -197,11 +204,6 @@ def _answer(text: str, workload: Workload, *, saved: str = "") -> TrafficAnswer:
         origin=Origin.MODELED if drawn else Origin.MEASURED,
         saved=saved,
     )
-
-
-def _refuse_existing(path: Path) -> None:
-    if path.exists():
-        raise SpecError(f"{path}: exists already; choose another name")
 
 
 def _lengths_table(s: dict[str, float]) -> Table:

@@ -34,6 +34,8 @@ __all__ = ["app", "run"]
 # Some versions of typer bring their own click, so its root of errors is found from a leaf.
 _USAGE_ERROR = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 
+_INTERRUPTED = 130
+
 app = typer.Typer(
     name="plimsoll",
     help="What will limited capacity carry? Fit, plan, simulate and export serving.",
@@ -240,7 +242,7 @@ def export(
     """Write the files that start a plan on another system."""
     from plimsoll.api.export import export as run_export
     from plimsoll.api.simulate import load_plan
-    from plimsoll.cli.output import emit
+    from plimsoll.cli.output import emit, show
     from plimsoll.spec.workload_files import load_workload
 
     answer = run_export(
@@ -255,8 +257,8 @@ def export(
         emit(answer, json=json, html=None)
         return
     for file in answer.files:
-        print(f"# ---- {file.name}")
-        print(file.text)
+        show(f"# ---- {file.name}")
+        show(file.text)
 
 
 @app.command()
@@ -326,6 +328,8 @@ def run() -> None:
     """Entry point: errors become one sentence and an exit code."""
     try:
         code = app(standalone_mode=False)
+        if code == _INTERRUPTED:  # how some versions of typer report Ctrl-C
+            _say("interrupted")
     except _USAGE_ERROR as error:
         code = _say_usage(error)
     except InfeasibleError as error:
@@ -336,10 +340,7 @@ def run() -> None:
         code = error.exit_code
     except (typer.Abort, KeyboardInterrupt):
         _say("interrupted")
-        code = 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
+        code = _INTERRUPTED
     except Exception as error:
         if os.environ.get("PLIMSOLL_DEBUG"):
             raise

@@ -2,6 +2,10 @@
 
 import json as json_module
 import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,24 +16,39 @@ if TYPE_CHECKING:
     from plimsoll.api.answer import Answer
     from plimsoll.api.run_folder import WorkloadSpec
 
-__all__ = ["check_writable", "dtype_option", "emit", "jobs_option", "workload_spec"]
+__all__ = ["check_writable", "dtype_option", "emit", "jobs_option", "show", "workload_spec"]
 
 
 def emit(answer: "Answer", *, json: bool, html: Path | None) -> None:
     """Print an answer to stdout, and write its page if one was asked for."""
-    if json:
-        print(json_module.dumps(answer.data(), indent=2, allow_nan=False))
-    report = None
-    if not json or html is not None:
-        report = answer.report()
+    report = None if json and html is None else answer.report()
     if html is not None and report is not None:
         from plimsoll.report.html import write_html
 
         write_html(report, html)
-    if not json and report is not None:
+    if json:
+        show(json_module.dumps(answer.data(), indent=2, allow_nan=False))
+    elif report is not None:
         from plimsoll.report.terminal import make_console, print_report
 
-        print_report(report, make_console())
+        with _until_the_reader_leaves():
+            print_report(report, make_console())
+
+
+def show(text: str) -> None:
+    """Print a line to stdout."""
+    with _until_the_reader_leaves():
+        print(text)
+
+
+@contextmanager
+def _until_the_reader_leaves() -> Iterator[None]:
+    """A pipe that is closed early, as by ``head``, ends the output and is no error."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def dtype_option(text: str | None, where: str) -> DType | None:
@@ -81,5 +100,10 @@ def check_writable(path: Path | None) -> None:
         folder = folder.parent
     if path.is_dir():
         raise SpecError(f"{path}: is a folder; name a file")
-    if not os.access(folder, os.W_OK):
-        raise SpecError(f"{path}: folder {folder} is not writable")
+    if not folder.is_dir():
+        raise SpecError(f"{path}: cannot be written: {folder} is not a folder")
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise SpecError(f"{path}: cannot be written: {error.strerror}") from None

@@ -22,7 +22,7 @@ def peak(
     kv: Annotated[str | None, Option(help="KV cache format, as in fp8.")] = None,
     json: Json = False,
 ) -> None:
-    """The analytical peak: users at once, prefill, decode and context switch."""
+    """The analytical peak: users, prefill, decode, context switch."""
     from plimsoll.api.peak import peak as run_peak
     from plimsoll.cli.output import dtype_option, emit
     from plimsoll.spec.units import parse_count

@@ -53,6 +53,10 @@ def make(
     requests: Annotated[int, Option(help="Requests to make; 0 takes the source's own.")] = 0,
     duration: Annotated[str | None, Option(help="Time to cover, as in 10min.")] = None,
     in_flight: Annotated[int, Option(help="Closed loop with that many in flight.")] = 0,
+    start: Annotated[str | None, Option(help="Of a trace: leave out what is before.")] = None,
+    end: Annotated[str | None, Option(help="Of a trace: leave out what is after.")] = None,
+    first: Annotated[int, Option(help="Of a trace: read only that many requests.")] = 0,
+    sort: Annotated[bool, Option("--sort", help="Of a trace: rows may be out of order.")] = False,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
@@ -73,5 +77,9 @@ def make(
         if duration is None
         else parse_quantity(duration, "time", where="--duration"),
         num_in_flight=asked.num_in_flight,
+        start_s=0.0 if start is None else parse_quantity(start, "time", where="--start"),
+        end_s=float("inf") if end is None else parse_quantity(end, "time", where="--end"),
+        max_requests=first,
+        sort=sort,
     )
     emit(answer, json=json, html=None)

@@ -18,6 +18,7 @@ __all__ = [
     "bound_text",
     "count_text",
     "error_text",
+    "gpus_text",
     "number_text",
     "percent_text",
     "plain_text",
@@ -58,6 +59,11 @@ def _three(value: float) -> str:
 def count_text(value: float) -> str:
     """A count with thousands separated."""
     return f"{value:,.0f}"
+
+
+def gpus_text(count: int) -> str:
+    """``1 GPU``, ``8 GPUs``."""
+    return f"{count:,} GPU" if count == 1 else f"{count:,} GPUs"
 
 
 def rate_text(value: float | None, unit: str) -> str:

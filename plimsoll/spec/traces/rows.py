@@ -58,7 +58,7 @@ class RowSink:
             if not self._part.sort:
                 raise SpecError(
                     f"{self._path}: line {line}: arrives before the row above it; sort the file "
-                    "by time, or read it with sort=True"
+                    "by time, or read it with sort=True (`plimsoll trace make --sort`)"
                 )
             self._out_of_order += int(disordered.sum())
             self._first_disorder = self._first_disorder or line

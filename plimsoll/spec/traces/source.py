@@ -83,7 +83,8 @@ def _refuse_unreadable(path: Path, part: Slice) -> None:
     if size > MAX_TRACE_BYTES and not part.bounded:
         raise SpecError(
             f"{path}: {size:,} bytes is more than is read whole (limit {MAX_TRACE_BYTES:,}); take "
-            "a part of it with end_s or max_requests, which reads it as a stream"
+            "a part of it (end_s or max_requests; `plimsoll trace make` with --end or --first), "
+            "which reads it as a stream"
         )
 
 

@@ -176,7 +176,7 @@ def _activation_bytes(
     )
     values = constants.residual_copies * model.hidden_size + widest
     layers = max_batched_tokens * values * constants.activation_bytes
-    rows = min(max_num_seqs, max_batched_tokens) if is_last else 0
+    rows = min(max_num_seqs, max_batched_tokens) / parallel.attention_dp if is_last else 0
     return max(layers, rows * model.vocab_size * constants.sampler_bytes_per_logit)
 
 

@@ -117,11 +117,8 @@ def measure_shape(
         reason = memory_problem(room, demand.longest_tokens)
         if not reason:
             most = max(1.0, room.most_requests * _KV_SLACK)
-            ranks = shape.parallel.attention_dp
-            seqs = tuple(
-                n for i, n in enumerate(allowed) if i == 0 or allowed[i - 1] * ranks < most
-            )
-            limits = tuple(max(1.0, min(float(n * ranks), most)) for n in seqs)
+            seqs = tuple(n for i, n in enumerate(allowed) if i == 0 or allowed[i - 1] < most)
+            limits = tuple(max(1.0, min(float(n), most)) for n in seqs)
             clock = physics.clock(shape)
             origin = physics.origin(shape)
             table = sample_clock(

@@ -57,7 +57,7 @@ __all__ = [
 
 Mode = Literal["aggregated", "disaggregated"]
 _BUDGETS = (512, 1024, 2048, 4096, 8192, 16384)
-_MAX_SEQS = (8, 16, 32, 64, 128, 256, 512, 1024)
+_MAX_SEQS = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 _PREFILL_SEQS = 128
 
 

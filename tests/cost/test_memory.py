@@ -265,3 +265,19 @@ def test_narrow_weights_leave_more_room() -> None:
     wide = footprint(model, H100, Parallel(tp=2, ep=2))
     narrow = footprint(model, H100, Parallel(tp=2, ep=2), weight_dtype=DType.FP8)
     assert narrow.weights_bytes == pytest.approx(wide.weights_bytes / 2, rel=0.01)
+
+
+def test_logits_of_a_batch_are_shared_by_attention_ranks():
+    """Each data-parallel rank samples its own requests."""
+    model, device = load_model("qwen3-30b-a3b"), load_device("H100-SXM")
+    few, many = (
+        footprint(
+            model,
+            device,
+            Parallel(tp=1, attention_dp=ranks, ep=ranks),
+            max_batched_tokens=4096,
+            max_num_seqs=4096,
+        ).activations_bytes
+        for ranks in (8, 1)
+    )
+    assert many >= 7 * few

@@ -128,3 +128,13 @@ def test_bounds_are_shared_evenly_by_attention_ranks():
         ranks = pool.parallel.attention_dp
         assert pool.max_num_seqs % ranks == 0 and pool.max_num_seqs >= 3
         assert pool.policy.token_budget % ranks == 0 and pool.policy.token_budget >= 1000
+
+
+def test_batches_are_judged_as_the_plan_states_them_whatever_the_ranks():
+    """``max_num_seqs`` is of a replica, not of each of its attention ranks."""
+    ranking, _, _ = rank(asked("qwen3-30b-a3b", "4xH100-SXM", modes=("aggregated",)))
+    ranked = [r for r in ranking.records if r.shape.parallel.attention_dp > 1 and r.max_num_seqs]
+    assert ranked
+    for record in ranked:
+        for setting, batch in zip(record.max_num_seqs, record.batch_limits, strict=True):
+            assert batch <= setting

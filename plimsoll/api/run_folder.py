@@ -103,6 +103,7 @@ def claimed(folder: Path, run: RunSpec) -> Iterator[Path]:
         SpecError: the folder holds a run, or cannot be written.
     """
     target = folder / "run.json"
+    text = json.dumps(plain(run), indent=2) + "\n"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
@@ -110,9 +111,9 @@ def claimed(folder: Path, run: RunSpec) -> Iterator[Path]:
         raise SpecError(f"{folder}: already holds a run; choose another folder") from None
     except OSError as error:
         raise SpecError(f"{folder}: cannot be written: {error.strerror}") from None
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(json.dumps(plain(run), indent=2) + "\n")
     try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
         yield folder
     except BaseException:
         for name in ("run.json", "plan.yaml", "record.npz", "meta.json", "summary.json"):

@@ -14,12 +14,15 @@ def test_0_answered() -> None:
     assert plimsoll("--version").code == 0
 
 
-def test_1_a_claim_that_could_not_be_checked(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_1_a_claim_that_could_not_be_checked() -> None:
     done = plimsoll("reproduce", "long-context-peak", "--quick", "--quiet", "--json")
     rows = json.loads(done.out)["rows"]
     passed = all(row["verdict"] not in ("fail", "not run") for row in rows)
     assert done.code == (0 if passed else 1)
     assert any(row["verdict"] == "not run" for row in rows)
+    text = plimsoll("reproduce", "long-context-peak", "--quick", "--quiet").out
+    assert max(map(len, text.splitlines())) <= 80
 
 
 @pytest.mark.parametrize(

@@ -58,15 +58,22 @@ def executor(policy: Any, *, replicas: int = 2, num_blocks: int = 2000, **option
     return SimulatedExecutor([spec] * replicas, LeastWorkPolicy(), **options)
 
 
-def disagg(*, prefills: int = 1, decodes: int = 1, num_blocks: int = 2000, **options: Any) -> Any:
-    """Prefill instances that hand over to decode instances at 0.1 ms a token."""
+def disagg(
+    *,
+    prefills: int = 1,
+    decodes: int = 1,
+    num_blocks: int = 2000,
+    token_s: float = 1e-4,
+    **options: Any,
+) -> Any:
+    """Prefill instances that hand over to decode instances at ``token_s`` a token."""
     specs = [
         InstanceSpec(role=role, policy=PrefillFirstPolicy(), clock=CLOCK, num_blocks=num_blocks)
         for role, count in (("prefill", prefills), ("decode", decodes))
         for _ in range(count)
     ]
     return SimulatedExecutor(
-        specs, DisaggPolicy(), transfer_s=lambda source, target, tokens: 1e-4 * tokens, **options
+        specs, DisaggPolicy(), transfer_s=lambda source, target, tokens: token_s * tokens, **options
     )
 
 

@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 
 from plimsoll.planning.combine import Estimate
+from plimsoll.planning.edge import edge_estimates
 from plimsoll.planning.estimate import Demand
 from plimsoll.planning.finalists import pick_finalists
 from plimsoll.planning.halving import halve
@@ -187,7 +188,11 @@ def search(
             nearest candidate and the smallest change.
     """
     ranking, sites, demand = rank(question, physics=physics)
-    if not ranking.estimates:
+    most = question.effort.num_candidates
+    picked = pick_finalists(ranking.estimates, most)
+    options = runnable(question.options, question.model)
+    picked += edge_estimates(ranking, options, demand, most - len(picked))
+    if not picked:
         raise explain_ranking(question, ranking, demand, _again(physics))
     simulator = SimulatorJudge(model=question.model, fleet=question.fleet, seed=question.seed)
     run = _Run(
@@ -200,7 +205,6 @@ def search(
         progress=progress,
         again=_again(physics),
     )
-    picked = pick_finalists(ranking.estimates, question.effort.num_candidates)
     trials = [
         Trial(
             index=i,
@@ -295,6 +299,8 @@ def _answer(run: _Run, trials: list[Trial], *, partial: bool) -> Answer:
     kept = [t for t in trials if t.looked and _kept(run, t)]
     if run.demand.load_per_s and not partial:
         kept = [t for t in kept if t.run is not None] or kept
+    if not kept and not run.ranking.estimates:
+        raise explain_ranking(run.question, run.ranking, run.demand, run.again)
     if not kept:
         raise explain_trials(run.question, trials, run.demand, run.again)
     best = max(kept, key=lambda t: (run.key(t), -t.index)) if partial else kept[0]

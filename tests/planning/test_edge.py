@@ -1,0 +1,76 @@
+"""Near the edge of what a promise allows, simulations find what closed forms give up on."""
+
+from dataclasses import replace
+
+import pytest
+
+from plimsoll.planning.edge import edge_estimates
+from plimsoll.planning.goodput import sustained_rate
+from plimsoll.planning.judging import SimulatorJudge
+from plimsoll.planning.plan_space import SpaceOptions, runnable
+from plimsoll.planning.question import Effort, Question
+from plimsoll.planning.search import rank, search
+from plimsoll.spec.errors import InfeasibleError
+from plimsoll.spec.fleet import parse_fleet
+from plimsoll.spec.model_files import load_model
+from plimsoll.spec.plan import ChunkedPrefill, Parallel, Pool, ServingPlan
+from plimsoll.spec.slo import Slo, SloTarget
+from plimsoll.spec.workload_files import load_workload
+
+
+def tight() -> Question:
+    """The longest prompts take 1.5 s of the 2 s that the first token may take."""
+    targets = (
+        SloTarget(metric="ttft", percentile=99, bound_s=2.0),
+        SloTarget(metric="tpot", percentile=99, bound_s=0.1),
+    )
+    return Question(
+        model=load_model("llama-3.1-70b"),
+        model_name="llama-3.1-70b",
+        fleet=parse_fleet("8xA100-80"),
+        workload=load_workload("code", seed=0),
+        slo=Slo(targets=targets),
+        must_carry=False,
+        options=SpaceOptions(budgets=(512, 8192), max_num_seqs=(8, 32)),
+        effort=Effort(num_candidates=6, round_requests=(300, 1000), round_probes=(3, 3)),
+    )
+
+
+def test_plain_tensor_parallelism_does_not_beat_the_answer():
+    question = tight()
+    pool = Pool(
+        device="A100-SXM-80",
+        parallel=Parallel(tp=8),
+        policy=ChunkedPrefill(token_budget=512),
+        max_num_seqs=32,
+    )
+    plain = ServingPlan(model="llama-3.1-70b", fleet="8xA100-80", pools=(pool,), slo=question.slo)
+    judge = SimulatorJudge(model=question.model, fleet=question.fleet)
+    found = search(question).chosen.goodput
+    assert found is not None and found.rate_per_s > 0
+    simple = sustained_rate(
+        judge, plain, question.workload, guess_per_s=0.05, duration_s=found.duration_s, max_runs=6
+    )
+    assert found.rate_per_s_per_device >= 0.8 * simple.rate_per_s_per_device
+
+
+def test_what_is_added_is_new_and_only_where_no_load_is_given():
+    question = tight()
+    ranking, _, demand = rank(question)
+    options = runnable(question.options, question.model)
+    added = edge_estimates(ranking, options, demand, 20)
+    ideas = [
+        [(p.parallel, p.policy, p.replicas) for p in e.candidate.pools]
+        for e in (*ranking.estimates, *added)
+    ]
+    new = ideas[len(ranking.estimates) :]
+    assert new and all(ideas.count(idea) == 1 for idea in new)
+    assert edge_estimates(ranking, options, replace(demand, load_per_s=1.0), 20) == []
+    assert edge_estimates(ranking, options, demand, 0) == []
+
+
+def test_a_promise_that_one_request_breaks_is_still_infeasible():
+    question = tight()
+    targets = (SloTarget(metric="tpot", percentile=99, bound_s=0.005),)
+    with pytest.raises(InfeasibleError, match="at any rate"):
+        search(replace(question, slo=Slo(targets=targets)))

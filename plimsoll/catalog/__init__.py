@@ -2,6 +2,8 @@
 
 from plimsoll.catalog.burstgpt import SYSTEM as BURSTGPT
 from plimsoll.catalog.contract import System
+from plimsoll.catalog.distserve import SYSTEM as DISTSERVE
+from plimsoll.catalog.fastgen import SYSTEM as FASTGEN
 from plimsoll.catalog.long_context_peak import SYSTEM as LONG_CONTEXT_PEAK
 
 __all__ = ["SYSTEMS"]
@@ -10,6 +12,8 @@ SYSTEMS: dict[str, System] = {
     system.id: system
     for system in (
         BURSTGPT,
+        DISTSERVE,
+        FASTGEN,
         LONG_CONTEXT_PEAK,
     )
 }

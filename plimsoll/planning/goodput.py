@@ -24,6 +24,7 @@ _MOST_PROBES = 24
 _LEAST_FACTOR = 2.0**-20
 _ELASTICITY = 0.8  # latencies rise a little faster than the rate
 _MOST_STEP = 1.6
+_WIDEST = 4.0
 _LIGHT_FACTOR = 2.0**-10
 _ALONE_REQUESTS = 200
 
@@ -59,9 +60,9 @@ def sustained_rate(
 ) -> Goodput:
     """Bisection from ``guess_per_s``; ``low_per_s`` is known to hold, ``high_per_s`` to fail.
 
-    ``spread`` is the factor by which an open bracket is first widened, squared each time. Stops
-    at ``tolerance`` or after ``max_runs`` probes, three times as many if no rate held or none
-    failed by then.
+    ``spread`` is the factor by which an open bracket is first widened, squared each time up to
+    4. Stops at ``tolerance`` or after ``max_runs`` probes, three times as many if no rate held
+    or none failed by then.
 
     Raises:
         SpecError: the guess is not positive.
@@ -84,9 +85,9 @@ def sustained_rate(
             high, limit = rate, verdict.missed
         aim = rate * _toward(verdict)
         if high == float("inf"):
-            rate, leap = max(min(aim, low * leap**3), low * leap), leap**2
+            rate, leap = max(min(aim, low * leap**3), low * leap), min(leap**2, _WIDEST)
         elif low == 0:
-            rate, leap = min(max(aim, high / leap**3), high / leap), leap**2
+            rate, leap = min(max(aim, high / leap**3), high / leap), min(leap**2, _WIDEST)
             if rate < guess_per_s * _LEAST_FACTOR:
                 break
         elif high / low <= 1 + tolerance:

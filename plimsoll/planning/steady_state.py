@@ -11,9 +11,9 @@ prompts share a step when several arrive in one. First-token time = rest of the 
 progress + wait for prompts ahead + wait for a place in the batch + own chunks; waits follow the
 many-server form rho^(sqrt(2(c+1))-1) / (c (1-rho)) * (ca2+cs2)/2 * service, with exponential
 tails. Token time varies with the batch met (a birth-death process around n whose variance grows
-as decode slows with n, averaged over a request's stay) and the prompts met. All policies, batch limits and
-replica counts of a shape are computed at once. Leaves out: preemption, correlated arrivals
-beyond their dispersion, growth of a request's own context.
+as decode slows with n, averaged over a request's stay) and the prompts met. All policies, batch
+limits and replica counts of a shape are computed at once. Leaves out: preemption, correlated
+arrivals beyond their dispersion, growth of a request's own context.
 Sources: doi:10.1287/opre.9.3.383 (Little), doi:10.1016/0377-2217(77)90084-0 (Sakasegawa),
 arXiv 2403.02310 (chunks beside decodes).
 """

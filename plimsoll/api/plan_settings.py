@@ -134,6 +134,8 @@ def space_options(
             changes["max_num_seqs"] = _counts(text, where)
         elif name == "gpus":
             changes["max_devices"] = parse_count(text, where=where)
+            if not changes["max_devices"]:
+                raise SpecError(f"{where}: zero devices carry nothing")
         elif name in ("include", "exclude"):
             changes[name] = tuple(text.split(","))
         elif name == "max_model_len":

@@ -10,6 +10,7 @@ it again (prefix keys repeat with it, sessions do not join).
 import numpy as np
 
 from plimsoll.spec.errors import SpecError
+from plimsoll.spec.generators.streams import stream
 from plimsoll.spec.workload import Workload
 
 __all__ = ["at_rate", "busiest_slice", "take_rows"]
@@ -63,7 +64,8 @@ def at_rate(workload: Workload, rate_per_s: float, duration_s: float) -> Workloa
     gaps = np.diff(workload.arrival_s[rows])
     times = np.concatenate([[0.0], np.cumsum(np.where(np.diff(rows) == 1, gaps, gap))])
     if times[-1] <= 0:
-        times = np.arange(count, dtype=np.float64)
+        gaps = stream(0, "arrivals of work without times").exponential(size=count - 1)
+        times = np.concatenate([[0.0], np.cumsum(gaps)])
     scale = duration_s * (count - 1) / count / times[-1]
     taken = take_rows(
         workload.with_changes(arrival_s=np.zeros(len(workload))), rows.astype(np.int64)

@@ -17,6 +17,7 @@ from plimsoll.spec.workload import Workload
 
 __all__ = [
     "limit_lengths",
+    "poisson",
     "rows_of",
     "scale_rate",
     "slice_time",
@@ -85,6 +86,15 @@ def with_rate(workload: Workload, rate_per_s: float) -> Workload:
         )
     factor = rate_per_s / workload.rate_per_s if workload.rate_per_s else 1.0
     return scale_rate(workload, factor)
+
+
+def poisson(workload: Workload, rate_per_s: float, *, seed: int = 0) -> Workload:
+    """The requests in their order, arriving at random: for work that has no times of its own."""
+    gaps = stream(seed, "arrivals of work without times").exponential(size=len(workload))
+    note = f"no arrival times: assumed Poisson arrivals at {rate_per_s:g} requests/s (seed {seed})"
+    return workload.with_changes(
+        arrival_s=np.cumsum(gaps) / rate_per_s, notes=(*workload.notes, note)
+    )
 
 
 def subsample(workload: Workload, share: float, *, seed: int = 0) -> Workload:

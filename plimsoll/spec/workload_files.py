@@ -27,7 +27,7 @@ from plimsoll.spec.io import read, read_data
 from plimsoll.spec.saved_workloads import SAVED_KEY, load_saved, save_workload
 from plimsoll.spec.traces import Slice, load_trace
 from plimsoll.spec.traces.source import WHOLE, open_trace
-from plimsoll.spec.transforms import slice_time, take, with_rate
+from plimsoll.spec.transforms import poisson, slice_time, take, with_rate
 from plimsoll.spec.units import parse_count
 from plimsoll.spec.workload import Workload
 
@@ -205,8 +205,11 @@ def _from_file(text: str, path: Path, part: Slice, options: dict[str, Any]) -> W
         workload = workload.with_changes(num_in_flight=options["num_in_flight"])
     if num_requests:
         workload = take(workload, num_requests)
-    if options["rate_per_s"] is not None:
-        workload = with_rate(workload, options["rate_per_s"])
+    rate_per_s = options["rate_per_s"]
+    if rate_per_s is not None and workload.rate_per_s == 0 and 0 < rate_per_s < float("inf"):
+        workload = poisson(workload, rate_per_s, seed=options["seed"])
+    elif rate_per_s is not None:
+        workload = with_rate(workload, rate_per_s)
     if duration_s is not None:
         if not 0 < duration_s <= workload.duration_s:
             raise SpecError(

@@ -78,3 +78,13 @@ def test_nonsense_is_refused(rate, duration):
 def test_a_closed_loop_has_no_rate():
     with pytest.raises(SpecError, match="closed loop"):
         at_rate(steady().with_changes(num_in_flight=4), 1.0, 10.0)
+
+
+def test_requests_without_times_are_offered_at_random():
+    """Work that is all there at the start would otherwise be probed on evenly spaced arrivals."""
+    base = steady(4.0, 300).with_changes(arrival_s=np.zeros(300))
+    offered = at_rate(base, 2.0, 2000.0)
+    gaps = np.diff(offered.arrival_s)
+    assert len(offered) == 4000
+    assert gaps.mean() == pytest.approx(0.5, rel=0.01)
+    assert gaps.std() == pytest.approx(gaps.mean(), rel=0.1)

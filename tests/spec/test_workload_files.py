@@ -279,3 +279,22 @@ def test_any_recipe_file_is_loaded_or_refused(
         load_workload(str(path), num_requests=3)
     except PlimsollError:
         return
+
+
+def test_lengths_without_times_take_a_rate(tmp_path: Path) -> None:
+    """A file of lengths alone gets Poisson arrivals at the rate asked for, and says so."""
+    path = tmp_path / "lengths.csv"
+    rows = "".join(f"{100 + i},{10 + i % 7}\n" for i in range(4000))
+    path.write_text("prompt_tokens,output_tokens\n" + rows)
+    together = load_workload(str(path))
+    assert together.rate_per_s == 0
+    spread = load_workload(str(path), rate_per_s=5.0, seed=3)
+    gaps = np.diff(spread.arrival_s)
+    assert gaps.mean() == pytest.approx(0.2, rel=0.06)
+    assert gaps.std() == pytest.approx(gaps.mean(), rel=0.08)
+    assert (spread.prompt_tokens == together.prompt_tokens).all()
+    assert any("Poisson" in note for note in spread.notes)
+    again = load_workload(str(path), rate_per_s=5.0, seed=3)
+    assert (again.arrival_s == spread.arrival_s).all()
+    with pytest.raises(SpecError, match="above zero"):
+        load_workload(str(path), rate_per_s=0.0)

@@ -347,6 +347,7 @@ _CHECKS = (
         compute=_rows,
         unit="rows",
         slow=True,
+        optional=True,
     ),
     Check(
         claim="failures",
@@ -356,6 +357,7 @@ _CHECKS = (
         compute=_failure_rate,
         unit="%",
         slow=True,
+        optional=True,
     ),
     Check(
         claim="gamma",

@@ -21,9 +21,9 @@ from plimsoll.catalog.contract import (
 from plimsoll.spec.errors import PlimsollError, UnsupportedError
 from plimsoll.spec.io import PLAIN
 
-__all__ = ["Row", "rows_of", "run_system"]
+__all__ = ["Row", "band_text", "rows_of", "run_system"]
 
-Verdict = Literal["pass", "fail", "shown", "not reproduced", "not run", "waiting"]
+Verdict = Literal["pass", "fail", "shown", "not reproduced", "not run", "left out", "waiting"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,14 +88,15 @@ def rows_of(system: System, claim: Claim, check: Check, context: Context) -> Ite
         try:
             measured = compute(context)
         except UnsupportedError as error:
-            yield _empty(system, claim, title, check.how, "not run", str(error))
+            verdict: Verdict = "left out" if check.optional else "not run"
+            yield _empty(system, claim, title, check.how, verdict, str(error))
             return
         except PlimsollError as error:
             yield _empty(system, claim, title, check.how, "fail", str(error))
             return
-        verdict = _verdict(check.band, claim, measured, is_ablation)
+        judged = _verdict(check.band, claim, measured, is_ablation)
         values = measured.values or (measured.value,)
-        band = _band_text(check.band, claim)
+        band = band_text(check.band, claim)
         yield Row(
             system=system.id,
             claim=claim.id,
@@ -107,7 +108,7 @@ def rows_of(system: System, claim: Claim, check: Check, context: Context) -> Ite
             unit=check.unit or claim.unit,
             band=f"must miss {band}" if is_ablation else band,
             how=check.how,
-            verdict=verdict,
+            verdict=judged,
             detail="; ".join(
                 filter(None, (measured.detail, check.fitted_on and f"fitted on {check.fitted_on}"))
             ),
@@ -153,7 +154,8 @@ def _inside(band: Band, claim: Claim, value: float) -> bool:
     return band.low <= value <= band.high
 
 
-def _band_text(band: Band, claim: Claim) -> str:
+def band_text(band: Band, claim: Claim) -> str:
+    """What a check accepts, in words."""
     if isinstance(band, Within):
         return f"within {band.fraction:.3g} of the claim"
     if isinstance(band, AtLeast):

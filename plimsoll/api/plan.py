@@ -39,6 +39,14 @@ DEFAULT_SLO = Slo(
 )
 """The promise when the user states none; printed with the answer."""
 
+_OBJECTIVES = {
+    "goodput": "goodput per GPU",
+    "cost": "cost of output tokens",
+    "energy": "energy of output tokens",
+    "latency": "end-to-end latency",
+    "size": "fewest GPUs for the load",
+}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanAnswer:
@@ -179,8 +187,10 @@ class PlanAnswer:
             )
             trade = "chosen" if choice is self.found.chosen else choice.trade
             legend.append(f"{letter}: {plan_words(choice.plan)}; {trade}")
+        if any(choice.score > self.found.chosen.score for choice in self.found.runners_up):
+            legend.append("near scores count as equal; the simpler plan on fewer GPUs is chosen")
         return Table(
-            title="The plan and its runners-up",
+            title=f"The plan and its runners-up, by {_OBJECTIVES[self.question.objective]}",
             columns=("", "GPUs", "req/s", "per GPU", "TTFT P99", "TPOT P99", "SLO"),
             rows=tuple(rows),
             notes=tuple(legend),

@@ -88,9 +88,14 @@ class BurstAnswer:
         rows = [
             ("windows", f"{len(m.windows):,} of {seconds_text(m.window_s)}"),
             ("rate", f"{_range(rates)} req/s, mean {plain_text(m.rate_per_s)} req/s"),
-            ("Gamma shape of gaps", f"{_range(alphas)}, CV {_cv(alphas[-1])} to {_cv(alphas[0])}"),
+            ("Gamma shape of gaps", f"{_range(alphas)}, CV {_cvs(alphas)}"),
             ("distance of gaps (KS)", f"{m.gap_ks:.3f}"),
-            ("drift in windows", f"CV {m.drift.cv:.2g} in steps of {seconds_text(m.drift.step_s)}"),
+            (
+                "drift in windows",
+                f"CV {m.drift.cv:.2g} in steps of {seconds_text(m.drift.step_s)}"
+                if m.drift.cv
+                else "none",
+            ),
             (
                 "pauses",
                 f"{percent_text(m.idle.share)} of gaps, {plain_text(m.idle.mean_gaps)} times the "
@@ -258,5 +263,6 @@ def _range(values: list[float]) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def _cv(alpha: float) -> str:
-    return f"{alpha**-0.5:.2f}"
+def _cvs(alphas: list[float]) -> str:
+    low, high = f"{alphas[-1] ** -0.5:.2f}", f"{alphas[0] ** -0.5:.2f}"
+    return low if low == high else f"{low} to {high}"

@@ -1,5 +1,6 @@
 """The catalog: published systems, their claims, and how each is recomputed."""
 
+from plimsoll.catalog.apex import SYSTEM as APEX
 from plimsoll.catalog.burstgpt import SYSTEM as BURSTGPT
 from plimsoll.catalog.contract import System
 from plimsoll.catalog.distserve import SYSTEM as DISTSERVE
@@ -11,6 +12,7 @@ __all__ = ["SYSTEMS"]
 SYSTEMS: dict[str, System] = {
     system.id: system
     for system in (
+        APEX,
         BURSTGPT,
         DISTSERVE,
         FASTGEN,

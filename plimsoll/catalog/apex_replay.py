@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from plimsoll.catalog.apex_runs import PublishedRun
+from plimsoll.catalog.apex_runs import RATES, PublishedRun
 from plimsoll.cost.efficiency import calibration_for
 from plimsoll.cost.host import EngineProfile, engine_profile
 from plimsoll.cost.memory import footprint, kv_capacity
@@ -165,7 +165,7 @@ def errors_of(
     rows: dict[tuple[str, str, str], list[tuple[float, float]]] = {}
     for run, ours, theirs in zip(runs, predicted, measured, strict=True):
         rows.setdefault(run.row, []).append((ours, theirs))
-    names = tuple(f"{trace} {setup} at {rate}" for trace, rate, setup in rows)
+    names = tuple(f"{trace} {setup} at {RATES[rate]:g}/s" for trace, rate, setup in rows)
     means = [np.mean(values, axis=0) for values in rows.values()]
     return Errors(names=names, values=tuple(float(ours / theirs - 1) for ours, theirs in means))
 

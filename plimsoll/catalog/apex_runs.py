@@ -19,7 +19,16 @@ from plimsoll.catalog.contract import Context
 from plimsoll.spec.errors import SpecError
 from plimsoll.spec.workload import Workload
 
-__all__ = ["PublishedRun", "read_lengths", "read_run", "read_runs", "trace_requests"]
+__all__ = [
+    "RATES",
+    "TRACES",
+    "PublishedRun",
+    "published",
+    "read_lengths",
+    "read_run",
+    "read_runs",
+    "trace_requests",
+]
 
 TRACES = ("creation", "lmsys", "summarization")
 RATES = {"05": 0.5, "025": 0.25}

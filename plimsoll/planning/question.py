@@ -27,8 +27,8 @@ class Effort:
     probes of each round, and requests of the last check on the workload itself."""
 
     num_candidates: int = 8
-    round_requests: tuple[int, ...] = (600, 2000, 8000)
-    round_probes: tuple[int, ...] = (3, 3, 6)
+    round_requests: tuple[int, ...] = (600, 1500, 6000)
+    round_probes: tuple[int, ...] = (3, 3, 5)
     check_requests: int = 20_000
     num_runners_up: int = 3
 

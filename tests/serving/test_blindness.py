@@ -109,7 +109,7 @@ class Snoop(ChunkedPrefillPolicy):
         walker.walk(view)
         walker.walk(inst)
         FOUND.append(walker.numbers)
-        return super(Snoop, self).step(view, inst, slot)
+        return super().step(view, inst, slot)
 
 
 FOUND = []

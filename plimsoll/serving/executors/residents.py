@@ -84,8 +84,8 @@ class Residents:
         else:
             gap_s = now_s - request.last_token_s
             recorder.gap((gap_s, 1))
-            self.end_park(request, now_s)
             request.worst_gap_s = max(request.worst_gap_s, gap_s)
+        self.end_park(request, now_s)
         request.last_token_s = now_s
         request.add_generated()
         inst.outstanding_tokens += 1
@@ -191,6 +191,7 @@ class Residents:
             inst.waiting.remove(request)
         pool.release(request)
         request.preemptions += 1
+        self.end_park(request, now_s)  # it may have been on its way back
         request.parked_at_s = now_s
         if swap:
             pool.host_free -= blocks

@@ -47,7 +47,7 @@ class ChunkedPrefillPolicy:
             actions, free = bring_back(inst, slot, free)
             num_decodes += len(actions)
         runs = ()
-        if len(actions) == len(parked):
+        if len(actions) == len(parked) or not num_decodes:
             runs = fill_with_chunks(
                 inst,
                 slot,

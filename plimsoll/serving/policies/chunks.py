@@ -73,21 +73,17 @@ def fill_with_chunks(
 
 
 def stuck(inst: InstView, slot: int, runs: tuple[Run, ...], num_decodes: int) -> ReqView | None:
-    """The newest prompt under way, when nothing at all can run for want of blocks.
+    """What gives its KV up when nothing at all can run for want of blocks: the newest.
 
-    In a pipeline only if no other slot can go on either, and never the senior: where that is
-    all that runs, the newest that holds KV without running.
+    That is a prompt under way, else a request that was handed over and cannot start. In a
+    pipeline only if no other slot can go on either, and never the senior.
     """
-    prefilling = inst.prefilling(slot)
-    if runs or num_decodes or not len(prefilling):
+    if runs or num_decodes:
         return None
-    if inst.num_slots == 1:
-        return next(reversed(prefilling))
     pool = inst.pool
     for other in range(inst.num_slots):
         if other != slot and inst.num_decoding(other) and pool.decode_blocks(other) <= pool.free:
             return None
     eldest = senior(inst)
-    others = [request for request in inst.waiting if request.computed]
-    others += [request for request in prefilling if request is not eldest]
-    return others[-1] if others else None
+    holders = (*reversed(inst.prefilling(slot)), *reversed(inst.waiting))
+    return next((r for r in holders if r is not eldest and r.computed), None)

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from plimsoll.serving.policies.admission import in_order
+from plimsoll.serving.policies.chunks import stuck
 from plimsoll.serving.policies.preempt import make_room, others_need
 from plimsoll.serving.policies.swapped import bring_back
-from plimsoll.serving.policy import Action, InstView, Run, Step, View
+from plimsoll.serving.policy import Action, InstView, Park, Run, Step, View
 
 __all__ = ["PrefillFirstPolicy"]
 
@@ -31,8 +32,9 @@ class PrefillFirstPolicy:
         pool = inst.pool
         parked = inst.parked(slot)
         num_decodes = inst.num_decoding(slot)
+        spare = pool.free - others_need(inst, slot)
         if inst.waiting and not parked:
-            runs = self._prompts(inst, num_decodes, pool.free - others_need(inst, slot))
+            runs = self._prompts(inst, num_decodes, spare)
             if runs:
                 return Step(runs=runs)
         actions: tuple[Action, ...]
@@ -42,6 +44,12 @@ class PrefillFirstPolicy:
             free = pool.free - pool.decode_blocks(slot) - others_need(inst, slot)
             actions, _ = bring_back(inst, slot, free, reserve=reserve)
             num_decodes += len(actions)
+        if not actions and not num_decodes and inst.waiting:  # better prompts than nothing
+            runs = self._prompts(inst, inst.num_decoding(slot), spare)
+            blocked = stuck(inst, slot, runs, num_decodes)
+            if blocked is not None:
+                return Step(actions=(Park(blocked.id, "recompute"),))
+            return Step(runs=runs)
         return Step(actions=actions, decode_all=num_decodes > 0, steady=not actions)
 
     def _prompts(self, inst: InstView, num_decodes: int, free: int) -> tuple[Run, ...]:

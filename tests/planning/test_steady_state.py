@@ -9,11 +9,12 @@ from plimsoll.cost.clock import LinearClock
 from plimsoll.cost.queueing import md1_wait_s
 from plimsoll.planning.attainment import best_states, margins, state_at_rate
 from plimsoll.planning.goodput import sustained_rate
-from plimsoll.planning.plan_space import usable_sites
+from plimsoll.planning.plan_space import SpaceOptions, usable_sites
 from plimsoll.planning.ranking import rank_plans
 from plimsoll.planning.steady_state import mixed_curves, prefill_curves
 from plimsoll.planning.step_table import sample_clock
 from plimsoll.planning.traffic import describe_traffic
+from plimsoll.spec.fleet import parse_fleet
 from plimsoll.spec.plan import ChunkedPrefill, Parallel, Pool, PrefillFirst, ServingPlan
 from plimsoll.spec.workload import Workload
 from tests.clock_judge import ClockJudge, Replica
@@ -152,8 +153,8 @@ def test_reused_prefixes_are_not_computed_again():
 
 
 def test_a_plan_takes_well_under_a_fifth_of_a_millisecond():
-    workload, options = steady(), small_options(budgets=(512, 1024, 2048), max_num_seqs=(16, 64))
-    sites = usable_sites(FLEET, options)
+    workload, options = steady(), SpaceOptions()
+    sites = usable_sites(parse_fleet("8xH100-SXM"), options)
     asked = demand(workload, slo())
     rank_plans(dense_model(), sites, options, ToyPhysics(), asked)
     start = time.process_time()

@@ -113,6 +113,18 @@ def _worst(errors: Errors) -> float:
     return errors.worst
 
 
+def _heavier_sequences(context: Context) -> Measured:
+    """Time per token with the time per sequence one standard error above its fit."""
+    table, engine = table_at(context.file(TABLE_FILE)), fitted_engine()
+    more_s = engine.sequence_s + engine.fitted["sequence_s"].standard_error
+    heavier = replace(engine, sequence_s=more_s)
+    runs = [run for run in read_runs(context) if _unfitted(run)]
+    ours = [replay(run, heavier, table).tpot_s for run in runs]
+    errors = errors_of(runs, ours, [run.tpot_s for run in runs])
+    words = f"{engine.sequence_s * 1e3:.2f} ms fitted, {more_s * 1e3:.2f} ms here"
+    return Measured(value=errors.mean, values=errors.values, detail=f"{words}: {_shown(errors)}")
+
+
 def _ratio(fitted: bool) -> Callable[[Context], Measured]:
     """TP 2 over TP 8, ours over measured, less 1: the worst trace and rate."""
 
@@ -390,6 +402,17 @@ _CHECKS = (
         ablation_title="no constant fitted",
     ),
     Check(
+        claim="error",
+        title="time per token, mean, were a sequence one standard error dearer",
+        how="simulated",
+        band=Report(
+            "the lmsys runs hold less than one request at a time on average and hardly tell what "
+            "a sequence costs; how the two metrics of the fit are weighed decides it"
+        ),
+        compute=_heavier_sequences,
+        fitted_on=_FITTED_ON,
+    ),
+    Check(
         claim="ttft",
         title="time to first token, mean error of rows that did not queue",
         how="simulated",
@@ -409,7 +432,7 @@ _CHECKS = (
     ),
     Check(
         claim="speedup",
-        title="mean latency of the heuristic over the best plan, least of 12 settings",
+        title="mean latency of heuristic over best plan, at its capacity, least of 12 settings",
         how="simulated",
         band=AtLeast(1.0),
         compute=_gap(min, "latency"),
@@ -419,7 +442,7 @@ _CHECKS = (
     ),
     Check(
         claim="speedup",
-        title="mean latency of the heuristic over the best plan, largest of 12 settings",
+        title="mean latency of heuristic over best plan, at its capacity, largest of 12 settings",
         how="simulated",
         band=AtLeast(1.5),
         compute=_gap(max, "latency"),
@@ -512,8 +535,9 @@ SYSTEM = System(
     ),
     checks=_CHECKS,
     not_reproduced={
-        "speedup": "plans that all run the same policy differ by up to about 1.6 times here, not "
-        "3.37; the setting of the largest gap is not among the published measurements",
+        "speedup": "the best plan is ahead of the heuristic by up to about 1.6 times in mean "
+        "latency at the heuristic's own capacity, 1.4 times in total time, not 3.37; the setting "
+        "of the largest gap is not among the published measurements",
         "gpu-cost": "needs the hours of GPU runs of every plan, which are not published by plan",
         "readme": "printed by the authors' simulator on its own tables; no measured run goes "
         "with it",

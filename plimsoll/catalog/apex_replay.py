@@ -31,6 +31,7 @@ from plimsoll.spec.workload import Workload
 __all__ = [
     "CHUNK_TOKENS",
     "DEVICE",
+    "MAX_SEQS",
     "MODEL",
     "TABLE_FILE",
     "Errors",
@@ -45,7 +46,10 @@ __all__ = [
     "workload_of",
 ]
 
-MODEL, DEVICE, CHUNK_TOKENS, MAX_SEQS = "llama-3.1-70b", "h100-sxm", 512, 256
+MODEL = "llama-3.1-70b"
+DEVICE = "h100-sxm"
+CHUNK_TOKENS = 512
+MAX_SEQS = 256
 _MEMORY_FRACTION = 0.9
 TABLE_FILE = "vidur_profiles/h100_Llama-2-70b-hf_mlp.csv.gz"
 """Llama-2-70B has the layers of Llama-3.1-70B; the LM head, which differs, is not in it."""

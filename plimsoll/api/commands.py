@@ -1,5 +1,6 @@
 """Commands that answers propose, with the user's own names, quoted for a shell."""
 
+import math
 import os
 import shlex
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 from plimsoll.api.run_folder import WorkloadSpec
 from plimsoll.spec.slo import Slo
 
-__all__ = ["command", "slo_words", "workload_words"]
+__all__ = ["command", "rounded_down", "slo_words", "workload_words"]
 
 
 def command(*words: str) -> str:
@@ -25,6 +26,12 @@ def workload_words(workload: WorkloadSpec, *, drawn: bool = True) -> tuple[str, 
     if drawn and workload.num_in_flight:
         words += ["--in-flight", str(workload.num_in_flight)]
     return tuple(words)
+
+
+def rounded_down(value: float) -> float:
+    """Two digits, never more than ``value``: a rate to try after one that was found."""
+    step = 10.0 ** (math.floor(math.log10(value)) - 1)
+    return float(f"{math.floor(value / step) * step:.2g}")
 
 
 def slo_words(slo: Slo) -> tuple[str, ...]:

@@ -110,7 +110,7 @@ def compare(
     if len(paths) < 2:
         raise SpecError(f"compare: {len(paths)} given; name at least two plans or run folders")
     sides: list[Side] = []
-    workloads: dict[str, str] = {}
+    workloads: dict[str, WorkloadSpec] = {}
     for path, name in zip(paths, _names(paths), strict=True):
         if is_run(path):
             run = read_run(path)
@@ -121,7 +121,7 @@ def compare(
                 summary = read(Summary, folder / "summary.json")
             else:
                 summary = summarize(record, wanted)
-            workloads[name] = f"{run.workload}"
+            workloads[name] = run.workload
             sides.append(
                 Side(name=name, path=str(folder), plan=run.plan, record=record, summary=summary)
             )
@@ -132,12 +132,12 @@ def compare(
         if slo is not None and slo.targets:
             plan = replace(plan, slo=slo)
         answer = simulate(plan, workload, seed=seed)
-        workloads[name] = f"{answer.run.workload}"
+        workloads[name] = answer.run.workload
         sides.append(
             Side(name=name, path=str(path), plan=plan, record=answer.record, summary=answer.summary)
         )
     if len(set(workloads.values())) > 1:
-        shown = "; ".join(f"{name}: {text}" for name, text in workloads.items())
+        shown = "; ".join(f"{name}: {' '.join(workload_words(w))}" for name, w in workloads.items())
         raise SpecError(f"compare: the sides served different workloads ({shown})")
     chosen = slo if slo is not None and slo.targets else sides[0].plan.slo
     asked = () if workload is None else workload_words(workload)

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from plimsoll.api.commands import command
 from plimsoll.cost.memory import footprint
 from plimsoll.planning.engine_limits import stored_format
 from plimsoll.report.document import Report, Table
@@ -25,11 +26,12 @@ class ExportAnswer:
 
     target: str
     files: tuple[ExportedFile, ...]
+    plan_path: str = ""
 
     def report(self) -> Report:
         """See ``Answer``."""
         return Report(
-            title=f"{len(self.files)} files for {self.target}",
+            title=f"{len(self.files)} file{'' if len(self.files) == 1 else 's'} for {self.target}",
             tables=(
                 Table(
                     title="Files",
@@ -37,6 +39,11 @@ class ExportAnswer:
                     rows=tuple((f.name, str(f.text.count("\n"))) for f in self.files),
                 ),
             ),
+            next_command=command(
+                "export", self.plan_path, "--to", "bench", "--workload", "chat", "--out", "bench"
+            )
+            if self.plan_path and self.target != "bench"
+            else "",
         )
 
     def data(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from plimsoll.api.commands import command, workload_words
+from plimsoll.api.commands import command, rounded_down, workload_words
 from plimsoll.api.run_folder import WorkloadSpec
 from plimsoll.api.simulate import load_plan
 from plimsoll.planning.goodput import sustained_rate
@@ -71,7 +71,7 @@ class LoadCurveAnswer:
             next_command=command(
                 "simulate",
                 self.plan_path,
-                *workload_words(replace(self.workload, rate_per_s=knee and float(f"{knee:.2g}"))),
+                *workload_words(replace(self.workload, rate_per_s=knee and rounded_down(knee))),
             ),
         )
 

@@ -1,12 +1,11 @@
 """Find the plan that carries most: search, simulate, and say what binds."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from plimsoll.api.commands import command, slo_words, workload_words
+from plimsoll.api.commands import command, rounded_down, slo_words, workload_words
 from plimsoll.api.export import context_for
 from plimsoll.api.run_folder import WorkloadSpec
 from plimsoll.planning.length_limits import refused_fraction
@@ -135,7 +134,7 @@ class PlanAnswer:
             return command(*(self.asked or self._words()), "--out", "plan.yaml")
         goodput, workload = self.found.chosen.goodput, self.workload
         if goodput is not None and not self.question.must_carry:
-            workload = replace(workload, rate_per_s=_rounded_down(goodput.rate_per_s))
+            workload = replace(workload, rate_per_s=rounded_down(goodput.rate_per_s))
         return command("simulate", self.plan_path, *workload_words(workload))
 
     def data(self) -> dict[str, Any]:
@@ -331,12 +330,6 @@ def _number(
     if value is None:
         return None
     return KeyNumber(name=name, number=Number(value=value, unit=unit, origin=origin), note=note)
-
-
-def _rounded_down(value: float) -> float:
-    """Two digits, never more than ``value``."""
-    step = 10.0 ** (math.floor(math.log10(value)) - 1)
-    return float(f"{math.floor(value / step) * step:.2g}")
 
 
 def _choice_data(choice: Choice) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from plimsoll.api.commands import command
 from plimsoll.catalog.contract import Context
 from plimsoll.catalog.verdicts import Row, run_system
 from plimsoll.report.document import Report, Table
@@ -56,6 +57,7 @@ class ReproduceAnswer:
         return Report(
             title=f"{passed} checks pass, {failed} fail, {rest} shown, waiting or not reproduced",
             tables=tuple(tables),
+            next_command=command("list", "catalog"),
         )
 
     def data(self) -> dict[str, Any]:

@@ -240,6 +240,8 @@ def export(
     json: Json = False,
 ) -> None:
     """Write the files that start a plan on another system."""
+    from dataclasses import replace
+
     from plimsoll.api.export import export as run_export
     from plimsoll.api.simulate import load_plan
     from plimsoll.cli.output import emit, show
@@ -251,6 +253,7 @@ def export(
         model_path=model_path,
         workload=load_workload(workload) if workload else None,
     )
+    answer = replace(answer, plan_path=str(plan))
     if out is not None:
         answer.write(out)
     if out is not None or json:

@@ -1,9 +1,9 @@
-"""Plans that the closed forms give up on though each request alone keeps the promise.
+"""Plans that the closed forms misjudge because the promise leaves them little to carry.
 
 Near the edge, where one prompt takes most of the first-token bound or a chunk most of a token's,
-the closed forms may see no rate at all that holds, and a simulation a low one. There the whole
-fleet is tried with each remaining cut, and the smallest, a middle and the largest token budget
-that the closed forms did not pick. Used only where they leave fewer plans than may be simulated.
+the closed forms see a small share of a full batch's rate, or none, and rank budgets badly; a
+simulation tells. There the whole fleet is tried with the cuts that are fastest on a long prompt,
+each with the largest token budget whose step keeps the token bound, then smaller ones.
 Leaves out: pools apart, which suffer more at low rates than they gain.
 """
 
@@ -16,32 +16,45 @@ from plimsoll.planning.combine import Estimate
 from plimsoll.planning.estimate import Demand, ShapeRecord
 from plimsoll.planning.plan_space import SpaceOptions, aggregated, is_legal, policies_for
 from plimsoll.planning.ranking import Ranking
-from plimsoll.spec.plan import StepPolicyConfig
+from plimsoll.planning.step_table import StepTable
+from plimsoll.spec.plan import ChunkedPrefill, StepPolicyConfig
 
-__all__ = ["edge_estimates"]
+__all__ = ["edge_estimates", "near_edge"]
 
+_LITTLE = 0.1
 _SHARE = 0.05
-"""Of what a full batch would carry: a first rate to try, far from any queue."""
 _BATCH = 32
+
+
+def near_edge(ranking: Ranking, demand: Demand) -> bool:
+    """Whether no plan with one pool is seen to carry a tenth of what full batches would."""
+    records = {(r.shape.device, r.shape.parallel): r for r in ranking.records}
+    for estimate in ranking.estimates:
+        pool = estimate.candidate.pools[0]
+        record = records.get((pool.device, pool.parallel))
+        if pool.role != "both" or record is None or record.table is None:
+            continue
+        batch = max(record.batch_limits)
+        bound = pool.replicas * capacity_bound_per_s(record.table, demand.traffic, batch)
+        if estimate.rate_per_s > _LITTLE * bound:
+            return False
+    return True
 
 
 def edge_estimates(
     ranking: Ranking, options: SpaceOptions, demand: Demand, most: int
 ) -> list[Estimate]:
-    """At most ``most`` plans beyond the ranking's, widest cuts first; none if a load is given."""
+    """At most ``most`` plans beyond the ranking's; none if a load is given."""
     if demand.load_per_s or "aggregated" not in options.modes or demand.objective == "latency":
         return []
-    records = [r for r in ranking.records if r.table is not None and not r.problem["both"]]
-    records.sort(key=lambda r: -r.shape.num_devices)
     seen = {_idea(e) for e in ranking.estimates}
+    ladders = [_ladder(record, options, demand) for record in _fastest_first(ranking, demand)]
     found: list[Estimate] = []
-    for turn in range(3):
-        for record in records:
-            policy = _spread(policies_for(options), turn)
-            one = _estimate(record, policy, options, demand)
-            if one is not None and _idea(one) not in seen and len(found) < most:
-                seen.add(_idea(one))
-                found.append(one)
+    for turn in range(len(options.budgets)):
+        for ladder in ladders:
+            if turn < len(ladder) and _idea(ladder[turn]) not in seen and len(found) < most:
+                seen.add(_idea(ladder[turn]))
+                found.append(ladder[turn])
     return found
 
 
@@ -51,26 +64,61 @@ def _idea(estimate: Estimate) -> tuple[object, ...]:
     return (*pools, candidate.weight_dtype, candidate.kv_dtype)
 
 
-def _spread(policies: Sequence[StepPolicyConfig], turn: int) -> StepPolicyConfig:
-    """The first, a middle and the last of the policies; budgets rise along them."""
-    return policies[(0, len(policies) // 2, -1)[turn]]
+def _fastest_first(ranking: Ranking, demand: Demand) -> list[ShapeRecord]:
+    """Cuts that keep the promise for one request, by the time of a long prompt; one of each size.
+
+    Of the ways to spread experts over the same ranks only the fastest is kept.
+    """
+    timed = [
+        (unloaded_s(r.table, demand.traffic, 99.0), index, r)
+        for index, r in enumerate(ranking.records)
+        if r.table is not None and not r.problem["both"] and r.counts
+    ]
+    kept: dict[tuple[object, ...], ShapeRecord] = {}
+    for _, _, record in sorted(timed, key=lambda row: row[:2]):
+        shape = record.shape
+        cut = (shape.parallel.tp, shape.parallel.pp, shape.parallel.attention_dp)
+        kept.setdefault((shape.device, shape.weight_dtype, shape.kv_dtype, cut), record)
+    return list(kept.values())
+
+
+def _ladder(record: ShapeRecord, options: SpaceOptions, demand: Demand) -> list[Estimate]:
+    """Plans of one cut, from the largest token budget that keeps the token bound downwards."""
+    table = record.table
+    if table is None:
+        return []
+    bounds = [t.bound_s for t in demand.slo.targets if t.metric in ("tpot", "itl")]
+    bound = min(bounds, default=float("inf"))
+    policies = [p for p in policies_for(options) if isinstance(p, ChunkedPrefill)]
+    policies.sort(key=lambda p: -p.token_budget)
+    keep = [p for p in policies if _step_s(table, p.token_budget) <= bound] or policies[-1:]
+    plans = (_estimate(record, table, policy, options, demand) for policy in keep)
+    return [one for one in plans if one is not None]
+
+
+def _step_s(table: StepTable, tokens: int) -> float:
+    beside = np.full(1, float(_BATCH))
+    step = table.decode(beside) + table.extra(np.full(1, float(tokens)), beside)
+    return float(step[0]) * table.num_stages
 
 
 def _estimate(
-    record: ShapeRecord, policy: StepPolicyConfig, options: SpaceOptions, demand: Demand
+    record: ShapeRecord,
+    table: StepTable,
+    policy: StepPolicyConfig,
+    options: SpaceOptions,
+    demand: Demand,
 ) -> Estimate | None:
-    legal = [n for n in record.max_num_seqs if is_legal(policy, n)]
-    if not legal or not record.counts or record.table is None:
+    legal: Sequence[int] = [n for n in record.max_num_seqs if is_legal(policy, n)]
+    if not legal:
         return None
     seqs = max((n for n in legal if n <= _BATCH), default=legal[0])
     count = record.counts[-1]
-    bound = capacity_bound_per_s(record.table, demand.traffic, seqs)
-    token_s = float(record.table.decode(np.ones(1))[0]) * record.table.num_stages
     return Estimate(
         candidate=aggregated(record.shape, count, policy, seqs, options),
         score=float("-inf"),
-        rate_per_s=_SHARE * bound * count,
-        token_s=token_s,
-        ttft_s=unloaded_s(record.table, demand.traffic, 50.0),
+        rate_per_s=_SHARE * count * capacity_bound_per_s(table, demand.traffic, seqs),
+        token_s=float(table.decode(np.ones(1))[0]) * table.num_stages,
+        ttft_s=unloaded_s(table, demand.traffic, 50.0),
         limit="",
     )

@@ -6,11 +6,13 @@ requests. The first relaxation that leaves a plan is the smallest change of its 
 exact and stated in bytes. Leaves out: changes of two things at once.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 
+from plimsoll.planning.combine import Estimate
 from plimsoll.planning.engine_limits import format_limit, stored_format
 from plimsoll.planning.estimate import Demand, ShapeRecord
 from plimsoll.planning.question import Question
@@ -19,7 +21,7 @@ from plimsoll.planning.tradeoffs import plan_words
 from plimsoll.planning.trials import Trial
 from plimsoll.spec.dtype import DType
 from plimsoll.spec.errors import InfeasibleError, UnsupportedError
-from plimsoll.spec.hardware import Fleet, FleetPart
+from plimsoll.spec.hardware import Fleet, FleetPart, Node
 from plimsoll.spec.parameters import with_weight_dtype
 from plimsoll.spec.slo import Slo, SloTarget
 from plimsoll.spec.units import format_bytes, format_seconds
@@ -46,11 +48,18 @@ def _looser(slo: Slo, factor: float) -> Slo:
 
 
 def _more_fleet(fleet: Fleet, factor: int) -> Fleet:
-    parts = tuple(
-        FleetPart(node=part.node, num_nodes=part.num_nodes * factor) for part in fleet.parts
-    )
+    """``factor`` times the devices: a node that is alone is filled before others are added."""
+    parts = []
+    for part in fleet.parts:
+        device, size = part.device, part.node.num_devices
+        total = part.num_devices * factor
+        if part.num_nodes == 1 and size < device.devices_per_node:
+            whole = [n for n in range(size, device.devices_per_node + 1) if total % n == 0]
+            size = whole[-1]
+        node = Node(device=device, num_devices=size)
+        parts.append(FleetPart(node=node, num_nodes=total // size))
     text = "+".join(f"{p.num_nodes}x({p.node.num_devices}x{p.device.name})" for p in parts)
-    return Fleet(parts=parts, text=text)
+    return Fleet(parts=tuple(parts), text=text)
 
 
 def _by_more_devices(question: Question, again: RankAgain) -> str:
@@ -62,11 +71,20 @@ def _by_more_devices(question: Question, again: RankAgain) -> str:
         asked = replace(free, fleet=_more_fleet(question.fleet, factor))
         found = again(asked).estimates
         if found:
-            fewest = min(e.candidate.num_devices for e in found)
-            return f"{max(fewest, question.fleet.num_devices + 1)} devices instead of " + str(
-                question.fleet.num_devices
-            )
+            return _more_words(question, min(found, key=lambda e: e.candidate.num_devices))
     return ""
+
+
+def _more_words(question: Question, least: Estimate) -> str:
+    """The devices of the least plan that does, against those in hand."""
+    in_hand = question.fleet.num_devices
+    kinds: Counter[str] = Counter()
+    for pool in least.candidate.pools:
+        kinds[pool.device] += pool.num_devices
+    if len({part.device.name for part in question.fleet.parts}) == 1:
+        return f"{max(kinds.total(), in_hand + 1)} devices instead of {in_hand}"
+    words = " and ".join(f"{count} x {name}" for name, count in kinds.items())
+    return f"{words}, more than there are in {question.fleet.text or 'the fleet'}"
 
 
 def _by_weights(question: Question, again: RankAgain) -> str:
@@ -131,6 +149,16 @@ def _shape_words(record: ShapeRecord) -> str:
     return f"{'-'.join(degrees)} on {cut.num_devices} x {record.shape.device}"
 
 
+def _fleet_words(question: Question) -> str:
+    """The fleet, with the limits that leave a part of it unused."""
+    options = question.options
+    limits = [f"{options.max_devices} devices"] if options.max_devices else []
+    limits += [f"{options.power_w:g} W"] if options.power_w else []
+    limits += [f"{options.usd_per_hour:g} USD/h"] if options.usd_per_hour else []
+    fleet = question.fleet.text or "the fleet"
+    return f"{fleet} within {' and '.join(limits)}" if limits else fleet
+
+
 def _memory_error(
     question: Question, ranking: Ranking, demand: Demand, again: RankAgain
 ) -> InfeasibleError:
@@ -140,7 +168,7 @@ def _memory_error(
         if not reasons:
             return _no_device_error(question, again)
         return InfeasibleError(
-            f"{question.model.name} cannot be cut to fit {question.fleet.text}: {reasons}",
+            f"{question.model.name} cannot be cut to fit {_fleet_words(question)}: {reasons}",
             binding="parallel shapes",
             change=_by_more_devices(question, again),
         )
@@ -148,14 +176,14 @@ def _memory_error(
     over = room.needed_bytes - room.available_bytes
     if over > 0:
         what = (
-            f"{question.model.name} does not fit on {question.fleet.text or 'the fleet'}: the "
+            f"{question.model.name} does not fit on {_fleet_words(question)}: the "
             f"nearest cut, {_shape_words(nearest)}, needs {format_bytes(room.needed_bytes)} a "
             f"device ({format_bytes(room.weights_bytes)} of weights) and may use "
             f"{format_bytes(room.available_bytes)}: {format_bytes(over)} too much"
         )
     else:
         what = (
-            f"{question.model.name} fits on {question.fleet.text or 'the fleet'}, but no cut "
+            f"{question.model.name} fits on {_fleet_words(question)}, but no cut "
             f"leaves KV memory for the longest request of {demand.longest_tokens:,} tokens"
         )
     changes = [

@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 
 from plimsoll.planning.combine import Estimate
-from plimsoll.planning.edge import edge_estimates
+from plimsoll.planning.edge import edge_estimates, near_edge
 from plimsoll.planning.estimate import Demand
 from plimsoll.planning.finalists import pick_finalists
 from plimsoll.planning.halving import halve
@@ -189,9 +189,11 @@ def search(
     """
     ranking, sites, demand = rank(question, physics=physics)
     most = question.effort.num_candidates
-    picked = pick_finalists(ranking.estimates, most)
+    reserved = (most + 1) // 2 if near_edge(ranking, demand) else 0
     options = runnable(question.options, question.model)
-    picked += edge_estimates(ranking, options, demand, most - len(picked))
+    edge = edge_estimates(ranking, options, demand, most)
+    picked = pick_finalists(ranking.estimates, most - min(reserved, len(edge)))
+    picked += edge[: most - len(picked)]
     if not picked:
         raise explain_ranking(question, ranking, demand, _again(physics))
     simulator = SimulatorJudge(model=question.model, fleet=question.fleet, seed=question.seed)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from plimsoll.planning.edge import edge_estimates
+from plimsoll.planning.edge import edge_estimates, near_edge
 from plimsoll.planning.goodput import sustained_rate
 from plimsoll.planning.judging import SimulatorJudge
 from plimsoll.planning.plan_space import SpaceOptions, runnable
@@ -67,6 +67,24 @@ def test_what_is_added_is_new_and_only_where_no_load_is_given():
     assert new and all(ideas.count(idea) == 1 for idea in new)
     assert edge_estimates(ranking, options, replace(demand, load_per_s=1.0), 20) == []
     assert edge_estimates(ranking, options, demand, 0) == []
+
+
+def test_the_edge_is_told_from_the_open():
+    question = tight()
+    ranking, _, demand = rank(question)
+    assert near_edge(ranking, demand)
+    loose = tuple(replace(t, bound_s=10 * t.bound_s) for t in question.slo.targets)
+    ranking, _, demand = rank(replace(question, slo=Slo(targets=loose)))
+    assert not near_edge(ranking, demand)
+
+
+def test_budgets_start_at_the_largest_whose_step_keeps_the_token_bound():
+    """On this model and device 512 tokens take about 70 ms a step and 8,192 far above 100 ms."""
+    question = tight()
+    ranking, _, demand = rank(question)
+    options = runnable(question.options, question.model)
+    first = edge_estimates(ranking, options, demand, 1)[0].candidate.pools[0]
+    assert first.parallel.tp == 8 and first.policy == ChunkedPrefill(token_budget=512)
 
 
 def test_a_promise_that_one_request_breaks_is_still_infeasible():

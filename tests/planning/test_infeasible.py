@@ -66,3 +66,16 @@ def test_limits_the_user_set_are_named_when_they_bind():
     with pytest.raises(InfeasibleError) as caught:
         search(asked)
     assert "without the limit on devices" in caught.value.change
+
+
+def test_a_node_that_is_alone_is_filled_before_others_are_added():
+    """Two nodes of one device each would have to pipeline over the network."""
+    with pytest.raises(InfeasibleError, match="does not fit") as caught:
+        search(question("llama-3.1-70b", "2xL4+1xH100-SXM", slo=slo(1.0, 0.05)))
+    assert "2 x H100-SXM, more than there are in 2xL4+1xH100-SXM" in caught.value.change
+
+
+def test_a_fleet_cut_short_by_a_limit_is_not_blamed_itself():
+    options = SpaceOptions(power_w=700.0)
+    with pytest.raises(InfeasibleError, match="does not fit on 8xH100-SXM within 700 W"):
+        search(question("llama-3.1-70b", "8xH100-SXM", options=options))

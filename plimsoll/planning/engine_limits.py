@@ -19,11 +19,13 @@ from pydantic.dataclasses import dataclass
 from plimsoll.planning.parallel_shapes import Site
 from plimsoll.spec.dtype import DType
 from plimsoll.spec.errors import UnsupportedError
+from plimsoll.spec.hardware import Device
 from plimsoll.spec.model import ModelSpec
 from plimsoll.spec.plan import Parallel, PrefillFirst, StepPolicyConfig
 
 __all__ = [
     "EngineLimits",
+    "arithmetic_limit",
     "devices_per_host",
     "engine_limits",
     "format_limit",
@@ -49,6 +51,7 @@ class EngineLimits:
     whole_prompts: bool
     online_weights: tuple[DType, ...]
     kv_formats: tuple[DType, ...]
+    widens_on: tuple[str, ...]
     vendors: tuple[str, ...]
     source: str
 
@@ -89,6 +92,15 @@ def format_limit(
     if kv_dtype is not None and kv_dtype not in limits.kv_formats:
         return f"{engine} has no setting for a KV cache of {kv_dtype.value}"
     return ""
+
+
+def arithmetic_limit(engine: str, device: Device, weight_dtype: DType | None) -> str:
+    """Why the device cannot multiply weights of this format under the engine, or ""."""
+    if weight_dtype is None or weight_dtype.math in device.peak_flops_per_s:
+        return ""
+    if device.family in engine_limits(engine).widens_on:
+        return ""
+    return f"{device.name} does not multiply {weight_dtype}, and {engine} does not widen it there"
 
 
 def shape_limit(engine: str, site: Site, parallel: Parallel) -> str:

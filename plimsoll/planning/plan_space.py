@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from plimsoll.planning.engine_limits import (
+    arithmetic_limit,
     format_limit,
     handover_limit,
     runnable_policies,
@@ -245,8 +246,7 @@ def enumerate_shapes(
             for kv in dict.fromkeys(options.kv_dtypes):
                 asked += 1
                 reason = format_limit(options.engine, model, weight, kv)
-                if weight is not None and weight.math not in site.device.peak_flops_per_s:
-                    reason = f"{site.device.name} does not multiply {weight.value}"
+                reason = reason or arithmetic_limit(options.engine, site.device, weight)
                 if reason:
                     refused.append(reason)
                     skips[reason] += 1

@@ -104,7 +104,7 @@ def test_a_quantized_checkpoint_is_not_converted_again():
 
 
 def test_a_question_that_no_engine_setting_answers_is_unsupported():
-    fleet = parse_fleet("4xA100-80")
+    fleet = parse_fleet("4xMI250X")
     for options in ({"weight_dtypes": (DType.INT4,)}, {"weight_dtypes": (DType.FP8,)}):
         with pytest.raises(UnsupportedError, match="int4|does not multiply fp8"):
             list(enumerate_plans(load_model("llama-3.1-8b"), fleet, small_options(**options)))
@@ -138,3 +138,13 @@ def test_batches_are_judged_as_the_plan_states_them_whatever_the_ranks():
     for record in ranked:
         for setting, batch in zip(record.max_num_seqs, record.batch_limits, strict=True):
             assert batch <= setting
+
+
+def test_weights_are_widened_where_the_engine_has_kernels_for_it():
+    """FP8 on A100 runs as weight-only: 8-bit reads, 16-bit arithmetic."""
+    model, fleet = load_model("llama-3.1-8b"), parse_fleet("1xA100-80")
+    options = small_options(weight_dtypes=(DType.FP8,))
+    plans = list(enumerate_plans(model, fleet, options))
+    assert plans and all(plan.weight_dtype is DType.FP8 for plan in plans)
+    with pytest.raises(UnsupportedError, match="V100-SXM does not multiply fp8"):
+        list(enumerate_plans(model, parse_fleet("1xV100"), options))

@@ -73,7 +73,8 @@ class Engine(Residents):
         self._log = log
         self._fast = fast_forward and inst.num_slots == 1
         self._stage_free_s = [0.0] * inst.num_slots
-        inst._catch_up = lambda: self.sync(now())
+        self._now = now
+        inst._catch_up = self._catch_up
 
     # What reaches the instance from outside
 
@@ -106,6 +107,12 @@ class Engine(Residents):
                     pool = self.inst._pool
                     pool.take(pool.blocks_of_steps(slot.index, slot.accounted, done))
                     slot.accounted = done
+
+    def _catch_up(self) -> None:
+        for slot in self.slots:
+            if slot.busy:
+                self.sync(self._now())
+                return
 
     def remove(self, request: SimRequest, status: int, now_s: float) -> None:
         """The request is wanted no more: now, or at the next step boundary if it decodes."""
@@ -222,10 +229,11 @@ class Engine(Residents):
         slot.steps = 1
         context = slot.context + num
         if num:
-            if pool.decode_blocks(slot.index) > pool.free:
+            need = pool.decode_blocks(slot.index)
+            if need > pool.total - pool.held:
                 raise PolicyError(
-                    f"decode_all on instance {inst.id} takes {pool.decode_blocks(slot.index)} "
-                    f"blocks, {pool.free} are free; park requests first"
+                    f"decode_all on instance {inst.id} takes {need} blocks, {pool.free} are "
+                    "free; park requests first"
                 )
             if step.steady and self._fast and not pairs:
                 base, slope, limit = inst.clock.decode_line(num, context)
@@ -271,7 +279,7 @@ class Engine(Residents):
             slot.busy = False
             self._finish_run(slot)
         self.begin(slot, now_s)
-        if len(self.slots) > 1:  # the others may have waited for blocks
+        if self.inst.num_slots > 1:  # the others may have waited for blocks
             self._begin_idle(now_s)
 
     def _through_stages(self, start_s: float, stage_s: float) -> float:

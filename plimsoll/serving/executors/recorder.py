@@ -1,7 +1,7 @@
 """Collects what happens in a run, row by row, and packs it into a ``RunRecord``.
 
-Rows are buffered as tuples and packed into arrays every so often, so that a run of millions of
-steps stays small.
+Rows of equal length go one after the other into flat arrays of floats (whole numbers below
+2**53 are exact in them), so that a run of millions of steps stays small.
 """
 
 from array import array
@@ -21,7 +21,6 @@ REJECTED = STATUS.index("rejected")
 FAILED = STATUS.index("failed")
 UNFINISHED = STATUS.index("unfinished")
 
-_BUFFER = 1 << 15
 _STEP_FLOATS = ("start_s", "step_s", "growth_s", "stall_s")
 _STEP_INTS = (
     "instance",
@@ -35,33 +34,6 @@ _STEP_INTS = (
     "used_blocks",
     "num_waiting",
 )
-
-
-class _Rows:
-    """Tuples of equal length, packed into float arrays a buffer at a time."""
-
-    __slots__ = ("buffer", "packed", "width")
-
-    def __init__(self, width: int) -> None:
-        self.width = width
-        self.buffer: list[tuple[float, ...]] = []
-        self.packed: list[npt.NDArray[np.float64]] = []
-
-    def add(self, row: tuple[float, ...]) -> None:
-        self.buffer.append(row)
-        if len(self.buffer) >= _BUFFER:
-            self._pack()
-
-    def _pack(self) -> None:
-        if self.buffer:
-            self.packed.append(np.array(self.buffer, dtype=np.float64))
-            self.buffer = []
-
-    def columns(self) -> npt.NDArray[np.float64]:
-        self._pack()
-        if not self.packed:
-            return np.zeros((self.width, 0))
-        return np.concatenate(self.packed).T
 
 
 class Recorder:
@@ -81,29 +53,29 @@ class Recorder:
         self.instance = array("q", [-1]) * n
         self.prefill_instance = array("q", [-1]) * n
         self.status = array("q", [UNFINISHED]) * n
-        self._steps = _Rows(len(_STEP_FLOATS) + len(_STEP_INTS))
-        self._gaps = _Rows(2)
-        self._parks = _Rows(4)
-        self.step = self._steps.add
+        self._steps = array("d")
+        self._gaps = array("d")
+        self._parks = array("d")
+        self.step = self._steps.extend
         """Adds a row in the order of ``_STEP_FLOATS + _STEP_INTS``."""
-        self.gap = self._gaps.add
+        self.gap = self._gaps.extend
         """Adds (seconds, count)."""
-        self.park = self._parks.add
+        self.park = self._parks.extend
         """Adds (request, instance, start, end)."""
 
     def build(self, meta: dict[str, Any]) -> RunRecord:
         """The run as columns."""
         workload = self._workload
         n = len(workload)
-        steps = self._steps.columns()
         names = (*_STEP_FLOATS, *_STEP_INTS)
+        steps = _columns(self._steps, len(names))
         order = np.lexsort((steps[names.index("instance")], steps[names.index("start_s")]))
         columns: dict[str, Any] = {}
         for name, column in zip(names, steps, strict=True):
             kind = np.float64 if name in _STEP_FLOATS else np.int64
             columns[name] = column[order].astype(kind)
-        gaps = self._gaps.columns()
-        parks = self._parks.columns()
+        gaps = _columns(self._gaps, 2)
+        parks = _columns(self._parks, 4)
         class_index = workload.class_index if len(workload.class_index) else np.zeros(n, np.int64)
         session_id = workload.session_id if len(workload.session_id) else np.full(n, -1)
         return RunRecord(
@@ -131,3 +103,8 @@ class Recorder:
             park_end_s=parks[3].copy(),
             meta=meta,
         )
+
+
+def _columns(rows: "array[float]", width: int) -> npt.NDArray[np.float64]:
+    """Rows one after the other as columns."""
+    return np.frombuffer(rows, dtype=np.float64).reshape(-1, width).T

@@ -269,6 +269,11 @@ def _kept(run: _Run, trial: Trial) -> bool:
     return run.key(trial) > float("-inf")
 
 
+def _probed_s(trial: Trial) -> float:
+    """How long a probe its rate rests on; plans that leave early were probed briefly."""
+    return trial.found.duration_s if trial.found is not None else 0.0
+
+
 def _choice(run: _Run, trial: Trial, chosen: Trial | None) -> Choice:
     summary = trial.run.summary if trial.run is not None else None
     if summary is None and trial.found is not None and trial.found.verdict is not None:
@@ -279,6 +284,8 @@ def _choice(run: _Run, trial: Trial, chosen: Trial | None) -> Choice:
         trade = trade_words(
             trial.plan, trial.found, summary, chosen.plan, chosen.found, other or None
         )
+        if _probed_s(trial) < _probed_s(chosen):
+            trade += "; left the search early, on shorter probes, which flatter"
     shape_origin = {r.shape: r.origin for r in run.ranking.records}
     origins = {
         origin
@@ -307,7 +314,7 @@ def _answer(run: _Run, trials: list[Trial], *, partial: bool) -> Answer:
         raise explain_trials(run.question, trials, run.demand, run.again)
     best = max(kept, key=lambda t: (run.key(t), -t.index)) if partial else kept[0]
     others = [t for t in trials if t.looked and t.index != best.index]
-    others.sort(key=lambda t: (not _kept(run, t), -run.key(t), t.index))
+    others.sort(key=lambda t: (not _kept(run, t), -_probed_s(t), -run.key(t), t.index))
     wanted = run.question.effort.num_runners_up
     found = best.found
     binding = best.estimate.limit

@@ -84,6 +84,7 @@ def test_decoding_continues_the_prompt() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timing
 def test_peak_is_a_floor_on_this_machine() -> None:
     floor = measure_cpu_floor(contexts=(1024, 4096), repeats=5)
     assert floor.parameters >= 50e6

@@ -136,6 +136,7 @@ def test_burstgpt_rows_out_of_order_are_sorted_and_counted(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.timing
 def test_burstgpt_file_of_full_size_loads_fast(tmp_path: Path) -> None:
     import time
 

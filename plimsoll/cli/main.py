@@ -13,6 +13,7 @@ import typer
 from typer import Argument, Option
 
 from plimsoll.cli.options import (
+    Figures,
     Json,
     Model,
     On,
@@ -71,6 +72,7 @@ def fit(
     kv: Annotated[str | None, Option(help="KV cache format, as in fp8.")] = None,
     memory_fraction: Annotated[float, Option(help="Share of memory the engine may take.")] = 0.9,
     report: ReportFile = None,
+    figures: Figures = None,
     json: Json = False,
 ) -> None:
     """Does it fit, how should it be cut, what is the most it does?"""
@@ -86,7 +88,7 @@ def fit(
         kv_dtype=dtype_option(kv, "--kv"),
         memory_fraction=memory_fraction,
     )
-    emit(answer, json=json, html=report)
+    emit(answer, json=json, html=report, figures=figures)
 
 
 @app.command()
@@ -110,6 +112,7 @@ def plan(
     seed: Seed = 0,
     jobs: Annotated[int, Option(help="Processes to search with; 0 takes every core.")] = 0,
     report: ReportFile = None,
+    figures: Figures = None,
     quiet: Quiet = False,
     json: Json = False,
 ) -> None:
@@ -117,11 +120,12 @@ def plan(
     from plimsoll.api.plan import plan as run_plan
     from plimsoll.api.plan_settings import objective_option, space_options
     from plimsoll.api.slo_options import slo_from_options
-    from plimsoll.cli.output import check_writable, emit, jobs_option, workload_spec
+    from plimsoll.cli.output import check_folder, check_writable, emit, jobs_option, workload_spec
     from plimsoll.cli.progress import progress_line
 
     check_writable(out)
     check_writable(report)
+    check_folder(figures)
     options, ray = space_options(settings or (), power=power, budget=budget)
     with progress_line(quiet) as progress:
         answer = run_plan(
@@ -144,7 +148,7 @@ def plan(
 
         write(answer.plan, out)
         answer = replace(answer, plan_path=str(out))
-    emit(answer, json=json, html=report)
+    emit(answer, json=json, html=report, figures=figures)
 
 
 @app.command()
@@ -166,16 +170,18 @@ def simulate(
     out: Annotated[Path | None, Option(help="Folder for the run record.")] = None,
     trace: Annotated[Path | None, Option(help="Write a Chrome/Perfetto trace.")] = None,
     report: ReportFile = None,
+    figures: Figures = None,
     json: Json = False,
 ) -> None:
     """Serve a workload on the simulated clock: what users would see."""
     from plimsoll.api.simulate import simulate_file
     from plimsoll.api.slo_options import slo_from_options
-    from plimsoll.cli.output import check_writable, emit, workload_spec
+    from plimsoll.cli.output import check_folder, check_writable, emit, workload_spec
     from plimsoll.spec.errors import SpecError
 
     check_writable(trace)
     check_writable(report)
+    check_folder(figures)
     promise = slo_from_options(ttft_p99=ttft_p99, tpot_p99=tpot_p99, more=slo or ())
     if sweep:
         if out is not None or trace is not None or in_flight:
@@ -183,7 +189,8 @@ def simulate(
         from plimsoll.api.load_curve import sweep_file
 
         traffic = workload_spec(workload or "chat", rate=rate, requests=requests)
-        emit(sweep_file(plan, traffic, seed=seed or 0, slo=promise), json=json, html=report)
+        curve = sweep_file(plan, traffic, seed=seed or 0, slo=promise)
+        emit(curve, json=json, html=report, figures=figures)
         return
     answer = simulate_file(
         plan,
@@ -196,7 +203,7 @@ def simulate(
     )
     if trace is not None:
         answer.write_trace(trace)
-    emit(answer, json=json, html=report)
+    emit(answer, json=json, html=report, figures=figures)
 
 
 @app.command()
@@ -211,6 +218,7 @@ def compare(
     slo: SloOption = None,
     seed: Seed = 0,
     report: ReportFile = None,
+    figures: Figures = None,
     json: Json = False,
 ) -> None:
     """Plans or recorded runs side by side on one workload."""
@@ -225,7 +233,7 @@ def compare(
         seed=seed,
         slo=promise if promise.targets else None,
     )
-    emit(answer, json=json, html=report)
+    emit(answer, json=json, html=report, figures=figures)
 
 
 @app.command()

@@ -6,6 +6,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 __all__ = [
+    "Figures",
     "Json",
     "Model",
     "On",
@@ -34,5 +35,8 @@ Seed = Annotated[int, Option(help="Seed of every random stream.")]
 Json = Annotated[bool, Option("--json", help="Print the result as JSON.")]
 ReportFile = Annotated[
     Path | None, Option("--report", help="Also write one self-contained HTML page.")
+]
+Figures = Annotated[
+    Path | None, Option("--figures", help="Also write every picture as SVG and PNG here.")
 ]
 Quiet = Annotated[bool, Option("--quiet", "-q", help="No progress on stderr.")]

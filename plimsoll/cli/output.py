@@ -16,12 +16,24 @@ if TYPE_CHECKING:
     from plimsoll.api.answer import Answer
     from plimsoll.api.run_folder import WorkloadSpec
 
-__all__ = ["check_writable", "dtype_option", "emit", "jobs_option", "show", "workload_spec"]
+__all__ = [
+    "check_folder",
+    "check_writable",
+    "dtype_option",
+    "emit",
+    "jobs_option",
+    "show",
+    "workload_spec",
+]
 
 
-def emit(answer: "Answer", *, json: bool, html: Path | None) -> None:
-    """Print an answer to stdout, and write its page if one was asked for."""
-    report = None if json and html is None else answer.report()
+def emit(answer: "Answer", *, json: bool, html: Path | None, figures: Path | None = None) -> None:
+    """Print an answer to stdout; write its page and its pictures if they were asked for."""
+    report = None if json and html is None and figures is None else answer.report()
+    if figures is not None and report is not None:
+        from plimsoll.report.figures import write_figures
+
+        write_figures(report.pictures, figures)
     if html is not None and report is not None:
         from plimsoll.report.html import write_html
 
@@ -107,3 +119,12 @@ def check_writable(path: Path | None) -> None:
             pass
     except OSError as error:
         raise SpecError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def check_folder(path: Path | None) -> None:
+    """Refuse early a folder that could not be written into."""
+    if path is None:
+        return
+    if path.exists() and not path.is_dir():
+        raise SpecError(f"{path}: is a file; name a folder")
+    check_writable(path / "figure.svg")

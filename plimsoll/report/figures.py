@@ -6,6 +6,7 @@ gives the same SVG bytes.
 
 import contextlib
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from plimsoll.report.wording import (
 from plimsoll.spec.errors import SpecError, UnsupportedError
 from plimsoll.spec.units import format_bytes
 
-__all__ = ["write_figure"]
+__all__ = ["write_figure", "write_figures"]
 
 _GIB = 2.0**30
 _HATCHES = ("", "//", "..", "xx", "\\\\", "++")
@@ -378,3 +379,14 @@ def write_figure(picture: Picture, path: Path, *, width_in: float = 7.0) -> None
             with contextlib.suppress(OSError):
                 temporary.unlink()
             raise SpecError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def write_figures(pictures: Sequence[Picture], folder: Path) -> tuple[Path, ...]:
+    """Every picture as SVG and PNG, named by its place and kind: ``1-pareto.svg``."""
+    written = []
+    for k, picture in enumerate(pictures, start=1):
+        for suffix in ("svg", "png"):
+            path = folder / f"{k}-{picture.kind}.{suffix}"
+            write_figure(picture, path)
+            written.append(path)
+    return tuple(written)

@@ -143,3 +143,14 @@ def test_the_page_is_written_beside_the_answer(folder: Path) -> None:
     assert done.code == 0 and json.loads(done.out)["format_version"] == 1
     page = (folder / "page.html").read_text(encoding="utf-8")
     assert page.startswith("<!DOCTYPE html>") and "plimsoll simulate plan.yaml" in page
+
+
+def test_figures_writes_every_picture_as_svg_and_png(tmp_path: Path) -> None:
+    folder = tmp_path / "figures"
+    done = plimsoll("fit", "llama-3.1-8b", "--on", "1xH100-SXM", "--figures", str(folder))
+    assert done.code == 0
+    assert sorted(path.name for path in folder.iterdir()) == ["1-memory.png", "1-memory.svg"]
+    assert (folder / "1-memory.svg").read_text().lstrip().startswith("<?xml")
+    assert (folder / "1-memory.png").read_bytes().startswith(b"\x89PNG")
+    refused = plimsoll("fit", "llama-3.1-8b", "--on", "1xH100-SXM", "--figures", __file__)
+    assert refused.code == 2 and "is a file" in refused.err

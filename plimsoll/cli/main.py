@@ -77,9 +77,11 @@ def fit(
 ) -> None:
     """Does it fit, how should it be cut, what is the most it does?"""
     from plimsoll.api.fit import fit as run_fit
-    from plimsoll.cli.output import dtype_option, emit
+    from plimsoll.cli.output import check_folder, check_writable, dtype_option, emit
     from plimsoll.spec.units import parse_count
 
+    check_writable(report)
+    check_folder(figures)
     answer = run_fit(
         model,
         on,
@@ -224,8 +226,10 @@ def compare(
     """Plans or recorded runs side by side on one workload."""
     from plimsoll.api.compare import compare as run_compare
     from plimsoll.api.slo_options import slo_from_options
-    from plimsoll.cli.output import emit, workload_spec
+    from plimsoll.cli.output import check_folder, check_writable, emit, workload_spec
 
+    check_writable(report)
+    check_folder(figures)
     promise = slo_from_options(ttft_p99=ttft_p99, tpot_p99=tpot_p99, more=slo or ())
     answer = run_compare(
         sides,

@@ -327,7 +327,7 @@ def _breakdown(figure: Any, p: TimeBreakdown) -> None:
     axes.set_yticks(range(len(p.bars)), [_bar_label(bar) for bar in p.bars])
     axes.invert_yaxis()
     axes.set_xlim(0, 100)
-    _legend(axes, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3)
+    _legend(axes, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3, fontsize=7.5)
 
 
 _DRAW = {

@@ -9,7 +9,7 @@ from scripts.pin_command_line import PINNED, command_line, verbs
 from tests.command_line import environment, plimsoll
 
 NAMES = [name for name, _ in verbs()]
-EVERYWHERE = ("json", "quiet", "report")
+EVERYWHERE = ("json", "quiet", "report", "figures")
 HEAVY = ("numpy", "scipy", "plotly", "matplotlib", "torch", "polars", "ray")
 
 

@@ -5,7 +5,8 @@
 
 hour    the Azure conversation hour of 2023 on 16 replicas        bar: 5 s CPU
 million one million requests of the bundled `chat` workload       bar: 180 s CPU, 4 GiB resident
-loop    64 in flight on one replica                               bar: 5.5 M output tokens/s CPU
+loop    64 in flight on one replica, lengths of `chat`            bar: 5.5 M output tokens/s CPU
+long    64 in flight on one replica, 1,000 tokens in and out      the same
 ablation a slice of the hour, every decode step an event of its own, beside runs of equal steps
 
 Each repeat is a process of its own. Loading the workload and the plan is not timed; the first
@@ -34,7 +35,7 @@ from plimsoll.spec.workload_files import load_workload
 
 ROOT = Path(__file__).resolve().parents[1]
 TRACE = ROOT / "../shared/data/traces/azure_llm_2023_conv.csv"
-REPEATS = {"hour": 5, "million": 3, "loop": 5, "ablation": 5}
+REPEATS = {"hour": 5, "million": 3, "loop": 5, "long": 5, "ablation": 5}
 HOUR_REQUESTS, HOUR_RATE_PER_S = 19_366, 5.4
 
 
@@ -51,6 +52,15 @@ def workload_of(case: str) -> Workload:
         return load_workload("chat", num_requests=1_000_000, rate_per_s=HOUR_RATE_PER_S)
     if case == "loop":
         return load_workload("chat", num_requests=20_000, num_in_flight=64)
+    if case == "long":
+        n = 5_000
+        return Workload(
+            name="1000-1000",
+            arrival_s=np.zeros(n),
+            prompt_tokens=np.full(n, 1000),
+            output_tokens=np.full(n, 1000),
+            num_in_flight=64,
+        )
     if case == "ablation" and TRACE.exists():
         return load_workload(str(TRACE), max_requests=2_000)
     return hour()
@@ -58,7 +68,7 @@ def workload_of(case: str) -> Workload:
 
 def plan_of(case: str) -> ServingPlan:
     """The plan a case runs on."""
-    if case == "loop":
+    if case in ("loop", "long"):
         pool = Pool(device="H100-SXM")
         return ServingPlan(model="llama-3.1-8b", fleet="1xH100-SXM", pools=(pool,))
     pool = Pool(device="H100-SXM", replicas=16, parallel=Parallel(tp=4))

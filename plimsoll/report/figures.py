@@ -66,10 +66,10 @@ def _log_seconds(axis: Any, low: float, high: float) -> None:
     axis.set_ticks([], minor=True)
 
 
-def _legend(axes: Any, **where: Any) -> None:
+def _legend(axes: Any, fontsize: float = 8, **where: Any) -> None:
     handles, _ = axes.get_legend_handles_labels()
     if handles:
-        axes.legend(framealpha=0.85, edgecolor="none", fontsize=8, **where)
+        axes.legend(framealpha=0.85, edgecolor="none", fontsize=fontsize, **where)
 
 
 def _pareto(figure: Any, p: ParetoPicture) -> None:
@@ -327,7 +327,7 @@ def _breakdown(figure: Any, p: TimeBreakdown) -> None:
     axes.set_yticks(range(len(p.bars)), [_bar_label(bar) for bar in p.bars])
     axes.invert_yaxis()
     axes.set_xlim(0, 100)
-    _legend(axes, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3, fontsize=7.5)
+    _legend(axes, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3, fontsize=7)
 
 
 _DRAW = {

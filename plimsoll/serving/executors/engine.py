@@ -9,7 +9,9 @@ step is an event; the results are the same (tests/serving/test_fast_forward.py).
 Pipelines: stage i of a step starts when its stage i - 1 ended and the stage is free.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from heapq import heappush
+from typing import Any
 
 from plimsoll.serving.executors.instance import SimInstance
 from plimsoll.serving.executors.recorder import FAILED, FINISHED, Recorder
@@ -28,7 +30,10 @@ from plimsoll.serving.policy import (
 )
 from plimsoll.spec.errors import LivelockError, PolicyError
 
-__all__ = ["Engine"]
+__all__ = ["STEP_RANK", "Engine"]
+
+STEP_RANK = 2
+"""At equal times, events of lower rank come first."""
 
 _MOST_ROUNDS = 1000
 
@@ -36,9 +41,10 @@ _MOST_ROUNDS = 1000
 class Engine(Residents):
     """Runs one instance.
 
-    ``push(time, engine, slot, version)`` schedules the end of a run; ``now()`` is the run's
-    time, for readers of the instance between its steps; ``log(time, instance, slot, step)``
-    is told every step decided. The rest is as in ``Residents``.
+    Ends of its steps go into ``heap`` as (time, rank, serial, engine, slot, version), ``rank``
+    from ``STEP_RANK`` up by instance. ``now()`` is the run's time, for readers of the instance
+    between its steps; ``log(time, instance, slot, step)`` is told every step decided. The rest
+    is as in ``Residents``.
     """
 
     def __init__(
@@ -49,7 +55,8 @@ class Engine(Residents):
         view: View,
         outputs: list[int],
         recorder: Recorder,
-        push: Callable[[float, "Engine", Slot, int], None],
+        heap: list[tuple[Any, ...]],
+        serials: Iterator[int],
         on_end: Callable[[SimRequest, float], None],
         on_stage: Callable[[SimRequest, float], None],
         unlucky: Callable[[], bool] | None,
@@ -69,7 +76,9 @@ class Engine(Residents):
             next_keys=next_keys,
         )
         self._policy = policy
-        self._push = push
+        self._heap = heap
+        self._serials = serials
+        self._rank = STEP_RANK + inst.id
         self._log = log
         self._fast = fast_forward and inst.num_slots == 1
         self._stage_free_s = [0.0] * inst.num_slots
@@ -190,7 +199,7 @@ class Engine(Residents):
         if self._stage_free_s[0] > now_s:
             if slot.wake_s < self._stage_free_s[0]:
                 slot.wake_s = self._stage_free_s[0]
-                self._push(slot.wake_s, self, slot, slot.version)
+                self._push(slot.wake_s, slot)
             return False
         stall_s = 0.0
         slot.rounds = 0
@@ -271,7 +280,11 @@ class Engine(Residents):
         slot.busy = True
         slot.end_s = end_s
         slot.version += 1
-        self._push(end_s, self, slot, slot.version)
+        self._push(end_s, slot)
+
+    def _push(self, at_s: float, slot: Slot) -> None:
+        event = (at_s, self._rank, next(self._serials), self, slot, slot.version)
+        heappush(self._heap, event)
 
     def complete(self, slot: Slot, now_s: float) -> None:
         """The run of a slot ended, or the first pipeline stage is free for it."""
@@ -314,15 +327,16 @@ class Engine(Residents):
         for run, request in found:
             tokens = run.num_tokens
             computed = request.computed
+            pending = request.pending
             if request.phase is not Phase.PREFILL or any(r is request for r, _ in slot.chunks):
                 raise PolicyError(f"{run}: the request runs twice in one step")
-            if not 0 < tokens <= request.pending:
-                raise PolicyError(f"{run}: {request.pending} tokens are pending; run 1 to as many")
+            if not 0 < tokens <= pending:
+                raise PolicyError(f"{run}: {pending} tokens are pending; run 1 to as many")
             if pool.blocks_for(request, tokens) > pool.free:
                 raise PolicyError(
                     f"{run} takes {pool.blocks_for(request, tokens)} blocks, {pool.free} are free"
                 )
-            if request.pending == 1 and request.generated and computed:
+            if pending == 1 and computed and request.generated:
                 pool.grow(request, computed)
                 del prefilling[request.id]
                 self.end_park(request, now_s)
@@ -347,13 +361,15 @@ class Engine(Residents):
             first_end_s = slot.start_s + slot.stall_s + slot.step_s
             slot.context += num * steps
             slot.counter.tick = tick + steps
-            settled = num - len(slot.joiners)
-            for request in slot.joiners:
-                gap_s = first_end_s - request.last_token_s
-                request.first_gap_s = gap_s
-                request.join_tick = tick + 1
-                recorder.gap((gap_s, 1))
-            slot.joiners.clear()
+            settled = num
+            if slot.joiners:
+                settled -= len(slot.joiners)
+                for request in slot.joiners:
+                    gap_s = first_end_s - request.last_token_s
+                    request.first_gap_s = gap_s
+                    request.join_tick = tick + 1
+                    recorder.gap((gap_s, 1))
+                slot.joiners.clear()
             if settled:
                 gap_s = first_end_s - slot.last_decode_s
                 recorder.gap((gap_s, settled))
@@ -374,11 +390,12 @@ class Engine(Residents):
                 pool.publish(request)
                 if request.pending == 0:
                     self.sample(request, slot, end_s)
-        for request, status in slot.leaving:
-            if request.phase is Phase.DECODE and request.slot == index:
-                self.stop_decoding(request, slot)
-                self.close(request, status, end_s)
-        slot.leaving.clear()
+        if slot.leaving:
+            for request, status in slot.leaving:
+                if request.phase is Phase.DECODE and request.slot == index:
+                    self.stop_decoding(request, slot)
+                    self.close(request, status, end_s)
+            slot.leaving.clear()
         recorder.step(
             (
                 slot.start_s,

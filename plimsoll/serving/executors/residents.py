@@ -55,6 +55,7 @@ class Residents:
         """Waiting to running: attach the cached prefix."""
         inst, pool, recorder = self.inst, self.inst._pool, self._recorder
         self.check_room(run, slot)
+        fresh = request.generated == 0 and request.preemptions == 0
         waiting = inst.waiting
         if waiting[0] is request:
             waiting.popleft()
@@ -67,12 +68,12 @@ class Residents:
             if cached:
                 request.add_computed(cached)
                 inst.outstanding_tokens -= cached
-            if request.generated == 0 and request.preemptions == 0:
+            if fresh:
                 recorder.cached_tokens[request.id] = cached
         request.phase = Phase.PREFILL
         request.slot = slot.index
         inst._prefilling[slot.index][request.id] = request
-        if request.generated == 0 and request.preemptions == 0:
+        if fresh:
             recorder.scheduled_s[request.id] = now_s
             recorder.prefill_instance[request.id] = inst.id
 
@@ -85,19 +86,18 @@ class Residents:
             gap_s = now_s - request.last_token_s
             recorder.gap((gap_s, 1))
             request.worst_gap_s = max(request.worst_gap_s, gap_s)
-        self.end_park(request, now_s)
+        if request.parked_at_s is not None:
+            self.end_park(request, now_s)
         request.last_token_s = now_s
         request.add_generated()
         inst.outstanding_tokens += 1
+        del inst._prefilling[slot.index][request.id]
         if request.generated >= self._outputs[request.id]:
-            del inst._prefilling[slot.index][request.id]
             self.close(request, FINISHED, now_s)
         elif inst.role == "prefill":
-            del inst._prefilling[slot.index][request.id]
             request.phase = Phase.HANDED
             self._on_stage(request, now_s)
         else:
-            del inst._prefilling[slot.index][request.id]
             self.join(request, slot)
 
     def join(self, request: SimRequest, slot: Slot) -> None:
@@ -159,14 +159,15 @@ class Residents:
             inst._pool.release(request)
         self.alive.pop(request.id, None)
         request.slot = -1
-        i = request.id
+        i, generated = request.id, request.generated
         recorder.status[i] = status
         recorder.instance[i] = inst.id
-        recorder.output_tokens[i] = request.generated
-        recorder.preemptions[i] = request.preemptions
+        recorder.output_tokens[i] = generated
+        if request.preemptions:
+            recorder.preemptions[i] = request.preemptions
         if status == FINISHED:
             recorder.finished_s[i] = now_s
-        if request.generated > 1:
+        if generated > 1:
             recorder.max_gap_s[i] = request.worst_gap_s
         self._on_end(request, now_s)
 

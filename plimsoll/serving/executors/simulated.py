@@ -11,17 +11,17 @@ Left out: network contention beyond one transfer at a time in and out of an inst
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
+from itertools import count
 from typing import Any, Literal
 
 import numpy as np
 
 from plimsoll.cost.clock import StepClock
-from plimsoll.serving.executors.engine import Engine
+from plimsoll.serving.executors.engine import STEP_RANK, Engine
 from plimsoll.serving.executors.instance import SimInstance
 from plimsoll.serving.executors.intake import Intake
 from plimsoll.serving.executors.recorder import CANCELLED, REJECTED, UNFINISHED, Recorder
 from plimsoll.serving.executors.requests import SimRequest
-from plimsoll.serving.executors.slots import Slot
 from plimsoll.serving.executors.transfers import Transfers
 from plimsoll.serving.executors.view import RunView
 from plimsoll.serving.kv.paged import PagedPool
@@ -49,7 +49,7 @@ from plimsoll.spec.workload import Workload
 
 __all__ = ["Fault", "InstanceSpec", "SimulatedExecutor"]
 
-_OUTSIDE, _TRANSFER, _STEP = 0, 1, 2
+_OUTSIDE, _TRANSFER = 0, 1  # then STEP_RANK
 _NOTHING = object()
 """What the handler of an event that was called off meanwhile returns."""
 _MOST_IDLE_TICKS = 1000
@@ -163,7 +163,7 @@ class _Run:
         self.reasons: dict[str, int] = {}
         self._heap: list[tuple[Any, ...]] = []
         """(time, rank, serial, handler, arguments), or for steps (.., engine, slot, version)."""
-        self._serial = 0
+        self._serials = count()
         self._router = executor._router
         self._wants = executor._router.events
         self._check_books = executor._check_books
@@ -208,7 +208,8 @@ class _Run:
                 view=RunView(instances, self._requests, seeds[i]),
                 outputs=self._intake.outputs,
                 recorder=self.recorder,
-                push=self._push_step,
+                heap=self._heap,
+                serials=self._serials,
                 on_end=self._ended,
                 on_stage=self._stage_done,
                 unlucky=self._unlucky if executor._refusal_rate else None,
@@ -242,7 +243,7 @@ class _Run:
                     self._settle(until_s)
                     return
                 self.now_s = now_s
-                if event[1] >= _STEP:
+                if event[1] >= STEP_RANK:
                     slot = event[4]
                     if slot.version != event[5]:
                         continue
@@ -304,13 +305,7 @@ class _Run:
     def _push(
         self, at_s: float, rank: int, handle: Callable[..., object], arguments: tuple[Any, ...]
     ) -> None:
-        self._serial += 1
-        heappush(self._heap, (at_s, rank, self._serial, handle, arguments))
-
-    def _push_step(self, at_s: float, engine: Engine, slot: Slot, version: int) -> None:
-        self._serial += 1
-        rank = _STEP + engine.inst.id
-        heappush(self._heap, (at_s, rank, self._serial, engine, slot, version))
+        heappush(self._heap, (at_s, rank, next(self._serials), handle, arguments))
 
     def _push_transfer(self, at_s: float, arguments: tuple[Any, ...]) -> None:
         self._push(at_s, _TRANSFER, self._transferred, arguments)

@@ -42,7 +42,8 @@ class ChunkedPrefillPolicy:
         if not inst.waiting and not prefilling and not parked:
             return _DECODE if num_decodes else _IDLE
         actions: tuple[Action, ...] = ()
-        free -= others_need(inst, slot)
+        if inst.num_slots > 1:
+            free -= others_need(inst, slot)
         if parked:
             actions, free = bring_back(inst, slot, free)
             num_decodes += len(actions)
@@ -57,8 +58,9 @@ class ChunkedPrefillPolicy:
                 max_partial=self.max_partial_prefills,
                 guard_whole_prompt=False,
             )
-            blocked = stuck(inst, slot, runs, num_decodes)
-            if blocked is not None:
-                return Step(actions=(Park(blocked.id, "recompute"),))
+            if not runs and not num_decodes:
+                blocked = stuck(inst, slot)
+                if blocked is not None:
+                    return Step(actions=(Park(blocked.id, "recompute"),))
         steady = not runs and not actions
         return Step(actions=actions, runs=runs, decode_all=num_decodes > 0, steady=steady)

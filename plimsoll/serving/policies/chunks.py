@@ -72,14 +72,12 @@ def fill_with_chunks(
     return tuple(runs)
 
 
-def stuck(inst: InstView, slot: int, runs: tuple[Run, ...], num_decodes: int) -> ReqView | None:
+def stuck(inst: InstView, slot: int) -> ReqView | None:
     """What gives its KV up when nothing at all can run for want of blocks: the newest.
 
     That is a prompt under way, else a request that was handed over and cannot start. In a
     pipeline only if no other slot can go on either, and never the senior.
     """
-    if runs or num_decodes:
-        return None
     pool = inst.pool
     for other in range(inst.num_slots):
         if other != slot and inst.num_decoding(other) and pool.decode_blocks(other) <= pool.free:

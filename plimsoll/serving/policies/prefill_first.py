@@ -46,7 +46,7 @@ class PrefillFirstPolicy:
             num_decodes += len(actions)
         if not actions and not num_decodes and inst.waiting:  # better prompts than nothing
             runs = self._prompts(inst, inst.num_decoding(slot), spare)
-            blocked = stuck(inst, slot, runs, num_decodes)
+            blocked = None if runs else stuck(inst, slot)
             if blocked is not None:
                 return Step(actions=(Park(blocked.id, "recompute"),))
             return Step(runs=runs)

@@ -42,7 +42,8 @@ class SplitFusePolicy:
             max_partial=1,
             guard_whole_prompt=True,
         )
-        blocked = stuck(inst, slot, runs, num_decodes)
-        if blocked is not None:
-            return Step(actions=(Park(blocked.id, "recompute"),))
+        if not runs and not num_decodes:
+            blocked = stuck(inst, slot)
+            if blocked is not None:
+                return Step(actions=(Park(blocked.id, "recompute"),))
         return Step(runs=runs, decode_all=num_decodes > 0, steady=not runs)

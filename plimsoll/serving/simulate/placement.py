@@ -42,9 +42,7 @@ def seats(plan: ServingPlan, fleet: Fleet) -> tuple[Seat, ...]:
             start = _take(pool.parallel.num_devices, name, nodes, free)
             if start < 0:
                 have = sum(part.num_devices for part in fleet.parts if part.device.name == name)
-                want = sum(
-                    p.num_devices for p in plan.pools if _device_name(p, fleet) == name
-                )
+                want = sum(p.num_devices for p in plan.pools if _device_name(p, fleet) == name)
                 raise SpecError(
                     f"plan: pools need {want} x {name} in replicas of "
                     f"{pool.parallel.num_devices}, the fleet {fleet.text or 'given'} has {have}; "

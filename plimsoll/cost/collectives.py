@@ -4,7 +4,9 @@ All-reduce in a node: small messages are read from every peer at once ((n-1) * b
 reduced and gathered (2(n-1)/n * bytes, the ring volume); the faster is taken. Devices on a shared
 bus slow each other down. Across nodes the reduction is hierarchical: in the node, across nodes on
 each device's share, in the node again. All-gather, reduce-scatter and all-to-all move (n-1)/n of
-a rank's bytes. Leaves out congestion between groups.
+a rank's bytes; between nodes an all-to-all sends each message over its sender's link, while rows
+that a whole node needs enter it once, spread over its devices' links. Leaves out congestion
+between groups.
 Source: doi:10.1016/j.jpdc.2008.09.002 (bandwidth-optimal volumes); library/calibration/kernels.
 """
 
@@ -99,16 +101,18 @@ def exchange_work(
     *,
     members: float | Floats | None = None,
     passes: float = 1.0,
+    gathers: bool = False,
 ) -> Work:
-    """All-to-all, all-gather or reduce-scatter of ``rank_bytes`` held by a rank in all.
+    """All-to-all of ``rank_bytes`` held by a rank; all-gather or reduce-scatter of them in all.
 
     ``passes`` 2 is a large-message all-reduce: reduce-scatter and all-gather in one call.
+    ``gathers``: every rank needs the same bytes, so between nodes they cross once a node.
     """
     zero = np.zeros_like(rank_bytes)
     if fabric.scale_up is None and fabric.scale_out is None:
         return Work(zero, zero, zero, zero, zero, 0.0)
     local = fabric.local if members is None else members
-    total = local * fabric.nodes
+    total = local if gathers else local * fabric.nodes
     link_s, fixed_s = zero, rates.exchange_launch_s
     if fabric.scale_up is not None:
         rate = _rate(fabric.scale_up, local, rates) * rates.exchange_fraction
@@ -119,7 +123,8 @@ def exchange_work(
     if fabric.scale_out is not None:
         share = (fabric.nodes - 1) / fabric.nodes
         rate_out = fabric.scale_out.bytes_per_s * rates.scale_out_fraction
-        link_s = np.maximum(link_s, passes * rank_bytes * share / rate_out)
+        crossing = rank_bytes / local if gathers else rank_bytes
+        link_s = np.maximum(link_s, passes * crossing * share / rate_out)
         fixed_s += fabric.scale_out.latency_s * (fabric.nodes - 1)
     return Work(fixed_s + link_s, zero, rank_bytes, zero, link_s, fixed_s)
 

@@ -289,7 +289,8 @@ def _expert_exchange(
     members = parallel.tp * parallel.attention_dp
     fabric = fabric_of(setting.device, members, setting.devices_per_node)
     rates = setting.calibration.collective
-    if setting.engine.expert_exchange == "all-gather" or parallel.ep == 1:
+    gathers = setting.engine.expert_exchange == "all-gather" or parallel.ep == 1
+    if gathers:
         copies = 1.0
     else:
         copies = parallel.ep * (1.0 - (1.0 - 1.0 / parallel.ep) ** ffn.top_k) / members
@@ -297,7 +298,7 @@ def _expert_exchange(
         row_bytes = copies * width * value_bytes
 
         def work(tokens: Floats, row_bytes: float = row_bytes) -> Work:
-            return exchange_work(tokens * row_bytes, fabric, rates)
+            return exchange_work(tokens * row_bytes, fabric, rates, gathers=gathers)
 
         yield TokenOp("expert-exchange", count, "replica", work, network=True)
 

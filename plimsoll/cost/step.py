@@ -230,11 +230,14 @@ class ReplicaClock:
     def transfer_s(
         self, num_tokens: int, target: "ReplicaClock", *, same_node: bool = False
     ) -> float:
-        """Seconds to hand a sequence of that many tokens to ``target``."""
+        """Seconds to hand a sequence of that many tokens to ``target``.
+
+        Where its devices hold copies (latent KV, fewer KV heads than devices) each gets its own.
+        """
         here, there = self.setting, target.setting
-        held = kv_bytes(here.model, num_tokens, here.kv_dtype)
+        each = kv_bytes(here.model, num_tokens, here.kv_dtype, there.parallel.tp)
         return kv_transfer_s(
-            held,
+            each * there.parallel.tp,
             source=here.device,
             num_source=here.parallel.tp * here.parallel.pp,
             target=there.device,

@@ -34,7 +34,10 @@ def kv_transfer_s(
     same_node: bool,
     rates: CollectiveRates,
 ) -> float:
-    """Seconds to move ``total_bytes`` spread over ``num_source`` devices to ``num_target``."""
+    """Seconds to move ``total_bytes`` spread over ``num_source`` devices to ``num_target``.
+
+    ``total_bytes`` are what all devices of the target receive together, copies included.
+    """
     out, into = transfer_link(source, target, same_node=same_node)
     fraction = rates.exchange_fraction if same_node else rates.scale_out_fraction
     rate = min(out.bytes_per_s * num_source, into.bytes_per_s * num_target) * fraction

@@ -56,6 +56,25 @@ def test_monotone_in_bytes(size: float, more: float, group: int) -> None:
     assert times[1] >= times[0] > 0
 
 
+def test_gathered_rows_enter_a_node_once_and_messages_one_by_one() -> None:
+    """Two nodes of 8: half of the bytes cross, over 8 links together or over the sender's own."""
+    assert H100.scale_out is not None
+    ideal = dataclasses.replace(IDEAL, scale_out_fraction=1.0)
+    fabric = fabric_of(H100, 16, 8)
+    latency_s = H100.scale_out.latency_s
+    sent, gathered = (
+        float(exchange_work(np.asarray(1e10), fabric, ideal, gathers=g).time_s) - latency_s
+        for g in (False, True)
+    )
+    assert sent == pytest.approx(1e10 / 2 / H100.scale_out.bytes_per_s)
+    assert H100.scale_up is not None
+    inside_s = 1e10 * 7 / 8 / H100.scale_up.bytes_per_s
+    assert gathered == pytest.approx(max(sent / 8, inside_s))
+    alone = fabric_of(H100, 8, 8)
+    times = [exchange_work(np.asarray(1e8), alone, IDEAL, gathers=g).time_s for g in (False, True)]
+    assert times[0] == times[1]
+
+
 def test_one_device_talks_to_nobody() -> None:
     assert all_reduce_s(1e9, 1) == 0.0
     assert float(exchange_work(np.asarray(1e9), fabric_of(H100, 1, 8), RATES).time_s) == 0.0

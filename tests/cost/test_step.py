@@ -11,6 +11,7 @@ from plimsoll.cost.step import ReplicaClock, replica_clock
 from plimsoll.spec.dtype import DType
 from plimsoll.spec.errors import UnsupportedError
 from plimsoll.spec.fleet import load_device
+from plimsoll.spec.model_files import load_model
 from plimsoll.spec.plan import Parallel
 from tests.cost.machines import H100, MODELS, dense, latent_moe
 
@@ -189,6 +190,18 @@ def test_swap_and_transfer_move_the_whole_cache() -> None:
     assert H100.scale_out is not None
     assert far > 4 * per_device / (4 * H100.scale_out.bytes_per_s)
     assert near < far
+
+
+def test_transfer_of_latent_kv_gives_every_device_its_copy() -> None:
+    """61 layers x 576 values x 2 bytes a token, whole on each of 8 devices."""
+    model = load_model("deepseek-v3")
+    clock = replica_clock(model, H100, Parallel(tp=8), kv_dtype=DType.BF16)
+    single = replica_clock(model, H100, Parallel(attention_dp=8, ep=8), kv_dtype=DType.BF16)
+    assert H100.scale_out is not None
+    rate = H100.scale_out.bytes_per_s * clock.setting.calibration.collective.scale_out_fraction
+    wanted_s = 61 * 576 * 2 * 100_000 / rate
+    for source, target, times in ((clock, clock, 1), (single, single, 1), (single, clock, 8)):
+        assert source.transfer_s(100_000, target) == pytest.approx(times * wanted_s, rel=0.01)
 
 
 def test_lookups_are_fast() -> None:

@@ -43,6 +43,7 @@ from plimsoll.spec.model import (
     MoeFfn,
     StateSpace,
 )
+from plimsoll.spec.parameters import with_weight_dtype
 from plimsoll.spec.plan import Parallel
 
 __all__ = ["DecodeOp", "PrefillOp", "Setting", "StepProgram", "TokenOp", "step_program"]
@@ -107,7 +108,8 @@ class StepProgram(NamedTuple):
 
 def step_program(setting: Setting) -> StepProgram:
     """The operators of a step of ``setting.model`` on one device of the slowest stage."""
-    model, pp = setting.model, setting.parallel.pp
+    model, pp = with_weight_dtype(setting.model, setting.weight_dtype), setting.parallel.pp
+    setting = setting._replace(model=model)
     counts: Counter[Layer] = Counter()
     for group in model.layers:
         counts[group.layer] += group.count
@@ -124,9 +126,11 @@ def step_program(setting: Setting) -> StepProgram:
     return StepProgram(tuple(tokens), tuple(decodes), tuple(prefills))
 
 
-def _weight(setting: Setting, part: str) -> Multiply:
-    stored: DType = getattr(setting.model.quantization, part)
-    return multiply_format(setting.weight_dtype or stored, setting.device)
+def _weight(setting: Setting, layer: Layer, part: str) -> Multiply:
+    """How a part of ``layer`` is multiplied, in the format the layer stores it in."""
+    formats = layer.formats or setting.model.quantization
+    stored: DType = getattr(formats, part) or formats.mixer
+    return multiply_format(stored, setting.device)
 
 
 def _gemm(
@@ -173,8 +177,9 @@ def _reduce(name: str, count: float, setting: Setting) -> Iterator[TokenOp]:
 
 def _mixer_tokens(layer: Layer, count: float, setting: Setting) -> Iterator[TokenOp]:
     mixer, hidden, tp = layer.mixer, setting.model.hidden_size, setting.parallel.tp
-    how = _weight(setting, "mixer")
+    inputs, output = (_weight(setting, layer, part) for part in ("mixer", "mixer_output"))
     for name, n, k in _projections(mixer, hidden, tp):
+        how = output if name == "attention-out" else inputs
         yield _gemm(name, count, n, k, how, setting, "rank")
     if layer.num_norms:
         yield _light("norms", count * layer.num_norms, 8.0 * hidden, setting)
@@ -238,11 +243,11 @@ def _projections(mixer: Mixer, hidden: int, tp: int) -> Iterator[tuple[str, floa
 def _ffn_tokens(layer: Layer, count: float, setting: Setting) -> Iterator[TokenOp]:
     ffn = layer.ffn
     if isinstance(ffn, DenseFfn):
-        how = _weight(setting, "ffn")
+        how = _weight(setting, layer, "ffn")
         yield from _dense("ffn", count, ffn.intermediate, ffn.gated, how, setting)
         yield from _reduce("all-reduce", count, setting)
     elif isinstance(ffn, MoeFfn):
-        yield from _moe(ffn, count, setting)
+        yield from _moe(layer, ffn, count, setting)
         if setting.parallel.attention_dp == 1:
             yield from _reduce("all-reduce", count, setting)
 
@@ -256,22 +261,23 @@ def _dense(
     yield _light("activation", count, (6.0 if gated else 4.0) * inner, setting)
 
 
-def _moe(ffn: MoeFfn, count: float, setting: Setting) -> Iterator[TokenOp]:
+def _moe(layer: Layer, ffn: MoeFfn, count: float, setting: Setting) -> Iterator[TokenOp]:
     parallel, device, hidden = setting.parallel, setting.device, setting.model.hidden_size
     plain = multiply_format(DType.BF16, device)
     yield _gemm("router", count, ffn.num_experts, hidden, plain, setting, "rank")
     if ffn.shared_intermediate:
-        how = _weight(setting, "shared_experts")
+        how = _weight(setting, layer, "shared_experts")
         yield from _dense("shared-experts", count, ffn.shared_intermediate, ffn.gated, how, setting)
     if ffn.dense_intermediate:
-        how = _weight(setting, "ffn")
+        how = _weight(setting, layer, "ffn")
         yield from _dense("ffn", count, ffn.dense_intermediate, ffn.gated, how, setting)
     if ffn.latent_dim:
-        yield _gemm("experts", count * 2, ffn.latent_dim, hidden, plain, setting, "rank")
+        how = _weight(setting, layer, "ffn")
+        yield _gemm("experts", count * 2, ffn.latent_dim, hidden, how, setting, "rank")
     shape = moe_shape(
         ffn, hidden, ep=parallel.ep, moe_tp=parallel.moe_tp, exponent=setting.routing_exponent
     )
-    how, rates = _weight(setting, "experts"), setting.calibration.moe[setting.engine.kernels]
+    how, rates = _weight(setting, layer, "experts"), setting.calibration.moe[setting.engine.kernels]
 
     def work(tokens: Floats) -> Work:
         return moe_work(tokens, shape, how=how, device=device, rates=rates)

@@ -11,7 +11,9 @@ from plimsoll.cost.step import ReplicaClock, replica_clock
 from plimsoll.spec.dtype import DType
 from plimsoll.spec.errors import UnsupportedError
 from plimsoll.spec.fleet import load_device
+from plimsoll.spec.model import LayerFormats, LayerGroup, ModelSpec, Quantization
 from plimsoll.spec.model_files import load_model
+from plimsoll.spec.parameters import weight_bytes, with_weight_dtype
 from plimsoll.spec.plan import Parallel
 from tests.cost.machines import H100, MODELS, dense, latent_moe
 
@@ -180,6 +182,36 @@ def test_published_low_load_decode_of_70b_on_8_h100() -> None:
     """vLLM 0.6.0, TP 8, about 8 in flight: 13.8 ms a token (microsoft/apex_plus, 8769096)."""
     old = replica_clock(dense(), H100, Parallel(tp=8), engine="vllm-0.6")
     assert old.step_s((), 8, 8 * 400) == pytest.approx(13.8e-3, rel=0.1)
+
+
+def _weights_read_bytes(model: ModelSpec, **options: DType) -> float:
+    """What the multiplies of a one-token step read, of which rows are a thousandth."""
+    device = load_device("B200-SXM")
+    ops = replica_clock(model, device, Parallel(), **options).step_ops((), 1, 1)
+    names = ("qkv", "attention-out", "ffn", "lm-head")
+    return sum(op.bytes for op in ops if op.name in names)
+
+
+def test_layers_multiply_in_the_format_they_are_stored_in() -> None:
+    """As the bytes of ``cost/memory.py``: the layer's own formats, its output apart."""
+    plain = dense(4)
+    layer = plain.layers[0].layer
+    own = LayerFormats(mixer=DType.FP8, mixer_output=DType.NVFP4, ffn=DType.BF16)
+    groups = (
+        LayerGroup(count=3, layer=layer),
+        LayerGroup(count=1, layer=dataclasses.replace(layer, formats=own)),
+    )
+    mixed = dataclasses.replace(plain, layers=groups)
+    for dtype in (None, DType.FP8, DType.FP32):
+        options = {} if dtype is None else {"weight_dtype": dtype}
+        stored = with_weight_dtype(mixed, dtype)
+        embedding = plain.vocab_size * plain.hidden_size * stored.quantization.embedding.bytes
+        expected = weight_bytes(stored) - embedding
+        assert _weights_read_bytes(mixed, **options) == pytest.approx(expected, rel=1e-3)
+    narrow = dataclasses.replace(plain, quantization=Quantization(mixer_output=DType.NVFP4))
+    saved = 4 * 8192 * 8192 * (2 - DType.NVFP4.bytes)
+    found = _weights_read_bytes(plain) - _weights_read_bytes(narrow)
+    assert found == pytest.approx(saved, rel=1e-3)
 
 
 def test_swap_and_transfer_move_the_whole_cache() -> None:

@@ -187,7 +187,10 @@ class PlanAnswer:
             trade = "chosen" if choice is self.found.chosen else choice.trade
             legend.append(f"{letter}: {plan_words(choice.plan)}; {trade}")
         if any(choice.score > self.found.chosen.score for choice in self.found.runners_up):
-            legend.append("near scores count as equal; the simpler plan on fewer GPUs is chosen")
+            legend.append(
+                "scores a few percent apart count as equal, and of such plans the simpler one "
+                "on fewer GPUs is chosen"
+            )
         return Table(
             title=f"The plan and its runners-up, by {_OBJECTIVES[self.question.objective]}",
             columns=("", "GPUs", "req/s", "per GPU", "TTFT P99", "TPOT P99", "SLO"),

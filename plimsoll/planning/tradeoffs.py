@@ -8,6 +8,7 @@ from plimsoll.spec.units import format_seconds
 __all__ = ["plan_words", "trade_words"]
 
 _NOTICEABLE = 0.03
+_VISIBLE = 0.005  # what a percentage without decimals shows
 
 
 def plan_words(plan: ServingPlan) -> str:
@@ -32,13 +33,30 @@ def plan_words(plan: ServingPlan) -> str:
     return " + ".join(pools) + (f" ({', '.join(extra)})" if extra else "")
 
 
-def _change(value: float, reference: float, more: str, less: str) -> str:
-    if reference <= 0 or abs(value / reference - 1) < _NOTICEABLE:
-        return ""
+def _change(value: float, reference: float, more: str, less: str, *, least: float) -> str:
+    """How far ``value`` is from a positive reference; "" if by less than ``least`` of it."""
     ratio = value / reference
+    if abs(ratio - 1) < least:
+        return ""
     if ratio >= 2:
-        return f"{ratio:.1f} times {more}"
+        return f"{ratio:.1f} times as {'much' if more == 'more' else 'long'}"
     return f"{abs(ratio - 1):.0%} {more if ratio > 1 else less}"
+
+
+def _carries(found: Goodput, chosen: Goodput, *, same_size: bool) -> str:
+    """The rates in all and, of plans on unlike numbers of devices, for each device."""
+    if found.rate_per_s <= 0:
+        return "carries nothing within the SLO"
+    if chosen.rate_per_s <= 0:
+        return ""
+    if same_size:
+        change = _change(found.rate_per_s, chosen.rate_per_s, "more", "less", least=_NOTICEABLE)
+        return f"carries {change or 'as much'}"
+    whole = _change(found.rate_per_s, chosen.rate_per_s, "more", "less", least=_VISIBLE)
+    each = _change(
+        found.rate_per_s_per_device, chosen.rate_per_s_per_device, "more", "less", least=_VISIBLE
+    )
+    return f"carries {whole or 'as much'} in all and {each or 'as much'} per GPU"
 
 
 def trade_words(
@@ -53,18 +71,19 @@ def trade_words(
     words = []
     devices = plan.num_devices - chosen.num_devices
     if devices:
-        words.append(f"{abs(devices)} devices {'more' if devices > 0 else 'fewer'}")
+        count = f"{abs(devices)} GPU{'' if abs(devices) == 1 else 's'}"
+        words.append(f"{count} {'more' if devices > 0 else 'fewer'}")
     if found is not None and chosen_found is not None:
-        change = _change(found.rate_per_s, chosen_found.rate_per_s, "more", "less")
-        words += [f"carries {change}"] if change else ["carries as much"]
+        carried = _carries(found, chosen_found, same_size=devices == 0)
+        words += [carried] if carried else []
     if run is not None and chosen_run is not None:
         for name, mine, other in (
             ("time per token", run.tpot_s, chosen_run.tpot_s),
             ("first token", run.ttft_s, chosen_run.ttft_s),
         ):
-            if mine is None or other is None:
+            if mine is None or other is None or other.p50 <= 0:
                 continue
-            change = _change(mine.p50, other.p50, "longer", "shorter")
+            change = _change(mine.p50, other.p50, "longer", "shorter", least=_NOTICEABLE)
             if change:
                 words.append(f"{name} {change} (p50 {format_seconds(mine.p50)})")
     return ", ".join(words) if words else "much the same"

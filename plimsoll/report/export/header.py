@@ -4,8 +4,10 @@ Fields of the plan that no engine takes as a setting (the fleet as written, the 
 a router with nothing to choose between) are stated here, so that a reader sees all of the plan.
 """
 
+import math
+
 from plimsoll.spec.plan import PrefixAffineRouter, ServingPlan
-from plimsoll.spec.units import format_seconds
+from plimsoll.spec.units import format_seconds, parse_quantity
 
 __all__ = ["comment", "header", "promise_lines", "router_line"]
 
@@ -13,10 +15,19 @@ __all__ = ["comment", "header", "promise_lines", "router_line"]
 def promise_lines(plan: ServingPlan) -> tuple[str, ...]:
     """One line for each target of the SLO."""
     return tuple(
-        f"p{t.percentile:.12g} {t.metric} <= {format_seconds(t.bound_s)} ({t.bound_s!r} s)"
+        f"p{t.percentile:.12g} {t.metric} <= {_seconds(t.bound_s)}"
         + (f" for class {t.request_class}" if t.request_class else "")
         for t in plan.slo.targets
     )
+
+
+def _seconds(bound_s: float) -> str:
+    """In a unit that suits it, and beside it in full where that would round it."""
+    words = format_seconds(bound_s)
+    exact = math.isclose(
+        parse_quantity(words.replace(",", ""), "time", where="bound"), bound_s, rel_tol=1e-12
+    )
+    return words if exact else f"{words} ({bound_s!r} s)"
 
 
 def router_line(plan: ServingPlan) -> str:

@@ -40,7 +40,8 @@ def export(plan: ServingPlan, context: ExportContext) -> tuple[ExportedFile, ...
     launches: dict[int, list[Launch]] = {}
     for instance in instances:
         for host in instance.hosts:
-            at = sites.of_instance(instance, host, num_hosts)
+            vendor = context.pools[instance.pool_index].vendor
+            at = sites.of_instance(instance, host, num_hosts, vendor)
             process = launch(plan, instance.pool_index, context, at, "sglang")
             launches.setdefault(host, []).append(process)
     top = header(plan, "Start the SGLang engines.", VERSIONS)
@@ -51,7 +52,8 @@ def export(plan: ServingPlan, context: ExportContext) -> tuple[ExportedFile, ...
         for instance in instances:
             url = url_of(instance, num_hosts)
             if plan.pools[instance.pool_index].role == "prefill":
-                at = sites.of_instance(instance, instance.hosts[0], num_hosts)
+                vendor = context.pools[instance.pool_index].vendor
+                at = sites.of_instance(instance, instance.hosts[0], num_hosts, vendor)
                 prefill.append((url, bootstrap_port(at)))
             else:
                 engines.append(url)

@@ -9,6 +9,16 @@ from plimsoll.report.export.shell import Raw
 
 __all__ = ["Site", "address", "of_instance", "script_needs"]
 
+_VISIBLE_DEVICES = {
+    "nvidia": "CUDA_VISIBLE_DEVICES",
+    "amd": "CUDA_VISIBLE_DEVICES",
+    "google": "TPU_VISIBLE_CHIPS",
+    "huawei": "ASCEND_RT_VISIBLE_DEVICES",
+    "intel": "HABANA_VISIBLE_MODULES",
+}
+"""What an engine reads to take some devices of a host: ``device_control_env_var`` of each of
+vLLM's platforms; ROCm reads CUDA's."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Site:
@@ -43,8 +53,12 @@ def script_needs(num_hosts: int) -> tuple[str, ...]:
     return () if num_hosts == 1 else tuple(f"HOST_{h}" for h in range(num_hosts))
 
 
-def of_instance(instance: Instance, host: int, num_hosts: int) -> Site:
-    """The process of a placed instance on one of its hosts."""
+def of_instance(instance: Instance, host: int, num_hosts: int, vendor: str) -> Site:
+    """The process of a placed instance on one of its hosts, bound to its devices.
+
+    Devices of a vendor whose variable is not known are left to the engine.
+    """
+    variable = _VISIBLE_DEVICES.get(vendor.lower())
     devices = ",".join(str(d) for d in instance.devices)
     return Site(
         port=instance.port,
@@ -53,5 +67,5 @@ def of_instance(instance: Instance, host: int, num_hosts: int) -> Site:
         host_rank=str(instance.hosts.index(host)),
         head=address(instance.hosts[0], num_hosts),
         own_address="" if num_hosts == 1 else address(host, num_hosts),
-        env={"CUDA_VISIBLE_DEVICES": devices},
+        env={} if variable is None else {variable: devices},
     )

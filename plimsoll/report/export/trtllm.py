@@ -251,7 +251,8 @@ def export(plan: ServingPlan, context: ExportContext) -> tuple[ExportedFile, ...
     launches: dict[int, list[Launch]] = {}
     places: dict[str, list[str]] = {"both": [], "prefill": [], "decode": []}
     for instance in instances:
-        at = sites.of_instance(instance, instance.hosts[0], num_hosts)
+        vendor = context.pools[instance.pool_index].vendor
+        at = sites.of_instance(instance, instance.hosts[0], num_hosts, vendor)
         process = launch(context, f"{names[instance.pool_index]}.yaml", at.port, dict(at.env))
         launches.setdefault(instance.hosts[0], []).append(process)
         places[plan.pools[instance.pool_index].role].append(_authority(instance, num_hosts))

@@ -52,7 +52,8 @@ def export(plan: ServingPlan, context: ExportContext) -> tuple[ExportedFile, ...
     launches: dict[int, list[Launch]] = {}
     for instance in instances:
         for host in instance.hosts:
-            at = sites.of_instance(instance, host, num_hosts)
+            vendor = context.pools[instance.pool_index].vendor
+            at = sites.of_instance(instance, host, num_hosts, vendor)
             process = launch(plan, instance.pool_index, context, at, "vllm")
             launches.setdefault(host, []).append(process)
     files = host_scripts(header(plan, "Start the vLLM engines.", VERSIONS), launches, num_hosts)

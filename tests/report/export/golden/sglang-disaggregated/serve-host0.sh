@@ -5,8 +5,8 @@
 # Weights as the checkpoint, KV as the checkpoint, context the model's own. Router: disaggregated.
 # Pool 0: 2 x 4 H100-SXM, role prefill.
 # Pool 1: 1 x 16 H100-SXM, role decode.
-# Promise: p99 ttft <= 2 s (2.0 s)
-# Promise: p95 tpot <= 60 ms (0.06 s)
+# Promise: p99 ttft <= 2 s
+# Promise: p95 tpot <= 60 ms
 # --mem-fraction-static 0.875 covers weights and KV only; the plan's 0.9 of pools[0] also covers activations and runtime.
 # --mem-fraction-static 0.8952 covers weights and KV only; the plan's 0.92 of pools[1] also covers activations and runtime.
 # Run on host 0 of 3.

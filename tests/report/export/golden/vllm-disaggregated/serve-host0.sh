@@ -5,8 +5,8 @@
 # Weights as the checkpoint, KV as the checkpoint, context the model's own. Router: disaggregated.
 # Pool 0: 2 x 4 H100-SXM, role prefill.
 # Pool 1: 1 x 16 H100-SXM, role decode.
-# Promise: p99 ttft <= 2 s (2.0 s)
-# Promise: p95 tpot <= 60 ms (0.06 s)
+# Promise: p99 ttft <= 2 s
+# Promise: p95 tpot <= 60 ms
 # Run on host 0 of 3.
 set -euo pipefail
 : "${HOST_0:?set it to the address of that host}"

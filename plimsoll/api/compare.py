@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from plimsoll.api.commands import command, workload_words
+from plimsoll.api.commands import command, slo_words, workload_words
 from plimsoll.api.run_folder import WorkloadSpec, is_run, load_record, read_run
 from plimsoll.api.simulate import load_plan, simulate
 from plimsoll.report.document import Report, Table
@@ -104,44 +104,53 @@ def compare(
 ) -> CompareAnswer:
     """Compare plan files (simulated on ``workload``) and run folders (as recorded).
 
+    All are held to one promise: ``slo``, else that of the first side that states one.
+
     Raises:
         SpecError: fewer than two sides, a plan without a workload, runs of different workloads.
     """
     if len(paths) < 2:
         raise SpecError(f"compare: {len(paths)} given; name at least two plans or run folders")
+    stated = [slo] if slo is not None else []
+    stated += [(read_run(p).plan if is_run(p) else load_plan(p)).slo for p in paths]
+    promise = next((one for one in stated if one.targets), Slo())
     sides: list[Side] = []
-    workloads: dict[str, WorkloadSpec] = {}
+    served: dict[str, tuple[WorkloadSpec, int]] = {}
     for path, name in zip(paths, _names(paths), strict=True):
         if is_run(path):
             run = read_run(path)
             folder = path if path.is_dir() else path.parent
             record = load_record(folder)
-            wanted = slo if slo is not None and slo.targets else run.plan.slo
-            if wanted == run.plan.slo:
-                summary = read(Summary, folder / "summary.json")
-            else:
-                summary = summarize(record, wanted)
-            workloads[name] = run.workload
+            summary = read(Summary, folder / "summary.json")
+            if promise != run.plan.slo:
+                summary = replace(
+                    summarize(record, promise),
+                    energy_j_per_output_token=summary.energy_j_per_output_token,
+                    usd_per_million_output_tokens=summary.usd_per_million_output_tokens,
+                )
+            served[name] = run.workload, run.seed
             sides.append(
                 Side(name=name, path=str(folder), plan=run.plan, record=record, summary=summary)
             )
             continue
         if workload is None:
             raise SpecError(f"compare: {path} is a plan; add --workload to simulate it")
-        plan = load_plan(path)
-        if slo is not None and slo.targets:
-            plan = replace(plan, slo=slo)
+        plan = replace(load_plan(path), slo=promise)
         answer = simulate(plan, workload, seed=seed)
-        workloads[name] = answer.run.workload
+        served[name] = answer.run.workload, seed
         sides.append(
             Side(name=name, path=str(path), plan=plan, record=answer.record, summary=answer.summary)
         )
-    if len(set(workloads.values())) > 1:
-        shown = "; ".join(f"{name}: {' '.join(workload_words(w))}" for name, w in workloads.items())
+    if len(set(served.values())) > 1:
+        shown = "; ".join(
+            f"{name}: {' '.join(workload_words(spec))} --seed {drawn}"
+            for name, (spec, drawn) in served.items()
+        )
         raise SpecError(f"compare: the sides served different workloads ({shown})")
-    chosen = slo if slo is not None and slo.targets else sides[0].plan.slo
     asked = () if workload is None else workload_words(workload)
-    return CompareAnswer(sides=tuple(sides), slo=chosen, asked=asked)
+    asked += slo_words(slo or Slo())
+    asked += ("--seed", str(seed)) if seed else ()
+    return CompareAnswer(sides=tuple(sides), slo=promise, asked=asked)
 
 
 def _names(paths: Sequence[Path]) -> list[str]:

@@ -199,8 +199,8 @@ def _from_file(text: str, path: Path, part: Slice, options: dict[str, Any]) -> W
     if options["num_in_flight"]:
         if options["rate_per_s"] is not None or duration_s is not None:
             raise SpecError(
-                f"{text}: a closed loop has no rate and no duration; leave out rate_per_s and "
-                "duration_s, or num_in_flight"
+                f"{text}: a closed loop has no rate and no duration; leave out both "
+                "(--rate, --duration), or the number in flight (--in-flight)"
             )
         workload = workload.with_changes(num_in_flight=options["num_in_flight"])
     if num_requests:

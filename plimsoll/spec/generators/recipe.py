@@ -76,7 +76,7 @@ def generate(
     if timeless and (rate_per_s is not None or duration_s is not None):
         raise SpecError(
             f"{where}: a closed loop, or work that is all there at the start, has no rate and no "
-            "duration; leave out rate_per_s and duration_s, or choose an open-loop workload"
+            "duration; leave out both (--rate, --duration), or choose an open-loop workload"
         )
     stretch = 1.0
     if rate_per_s is not None:

@@ -22,7 +22,7 @@ from plimsoll.api.run_folder import (
 from plimsoll.api.step_pictures import memory_picture, roofline_picture, step_breakdown
 from plimsoll.cost.power import InstancePower, RunPower, run_power
 from plimsoll.cost.price import plan_usd_per_hour
-from plimsoll.cost.step_demand import step_demand
+from plimsoll.cost.step_demand import StepDemand, step_demand
 from plimsoll.report.document import Report
 from plimsoll.report.from_run import latency_cdf, request_timeline
 from plimsoll.report.pictures import Picture
@@ -226,11 +226,16 @@ def _simulate(run: RunSpec, traffic: Workload, faults: Sequence[Fault]) -> Simul
     fleet = parse_fleet(plan.fleet)
     record = simulate_plan(plan, model, fleet, traffic, seed=run.seed, faults=faults)
     placed = seats(plan, fleet)
-    demands: dict[str, Any] = {}
+    demands: dict[tuple[str, int], StepDemand] = {}
     for seat in placed:
-        if seat.device.name not in demands:
-            demands[seat.device.name] = step_demand(
-                model, seat.device, weight_dtype=plan.weight_dtype, kv_dtype=plan.kv_dtype
+        ranks = seat.pool.parallel.attention_dp
+        if (seat.device.name, ranks) not in demands:
+            demands[seat.device.name, ranks] = step_demand(
+                model,
+                seat.device,
+                weight_dtype=plan.weight_dtype,
+                kv_dtype=plan.kv_dtype,
+                attention_dp=ranks,
             )
     power = run_power(
         record.steps,
@@ -238,7 +243,7 @@ def _simulate(run: RunSpec, traffic: Workload, faults: Sequence[Fault]) -> Simul
             InstancePower(
                 power=seat.device.power,
                 num_devices=seat.pool.parallel.num_devices,
-                demand=demands[seat.device.name],
+                demand=demands[seat.device.name, seat.pool.parallel.attention_dp],
             )
             for seat in placed
         ],

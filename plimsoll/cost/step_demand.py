@@ -2,7 +2,8 @@
 
 The floor of each step, from the shapes of the model alone: two FLOPs a parameter a token, every
 visible (query, key) pair, weights read once a step, experts only where a token chooses them,
-every cached token read once a step. Over the step's own duration these give utilizations, from
+every cached token read once a step. Ranks of data-parallel attention each read their own copy of
+all weights but the experts. Over the step's own duration these give utilizations, from
 which power follows, for a record of either executor. Prompts that share a step are taken at
 their mean length; windows limit the mean context. Leaves out activations, collectives and KV
 heads replicated over devices. Source: doi:10.1145/1498765.1498785 (roofline).
@@ -127,8 +128,12 @@ def step_demand(
     *,
     weight_dtype: DType | None = None,
     kv_dtype: DType | None = None,
+    attention_dp: int = 1,
 ) -> StepDemand:
-    """The demand of ``model``'s steps on ``device``; a dtype of None: as the model says."""
+    """The demand of ``model``'s steps on ``device``; a dtype of None: as the model says.
+
+    ``attention_dp`` ranks hold a copy each of what is not an expert.
+    """
     model = with_weight_dtype(model, weight_dtype)
     cache_dtype = kv_dtype or model.quantization.kv_cache
     half = device.flops_per_s(multiply_format(DType.BF16, device).math)
@@ -149,7 +154,7 @@ def step_demand(
         if weight.part == "experts":
             experts.append(ExpertDemand(weight_bytes=size, active=weight.active))
         else:
-            weight_bytes += size * weight.active
+            weight_bytes += attention_dp * size * weight.active
 
     for group in model.layers:
         for weight in layer_weights(group.layer, model.hidden_size):

@@ -62,14 +62,19 @@ class SweepLook:
         requests = record.requests
         begin_s = float(self.workload.arrival_s[0])
         device = fleet.parts[0].device
-        demand = step_demand(
-            self.model, device, weight_dtype=plan.weight_dtype, kv_dtype=plan.kv_dtype
-        )
-        instances = [
-            InstancePower(power=device.power, num_devices=pool.parallel.num_devices, demand=demand)
-            for pool in plan.pools
-            for _ in range(pool.replicas)
-        ]
+        instances = []
+        for pool in plan.pools:
+            demand = step_demand(
+                self.model,
+                device,
+                weight_dtype=plan.weight_dtype,
+                kv_dtype=plan.kv_dtype,
+                attention_dp=pool.parallel.attention_dp,
+            )
+            instance = InstancePower(
+                power=device.power, num_devices=pool.parallel.num_devices, demand=demand
+            )
+            instances.extend([instance] * pool.replicas)
         served = requests.ok & (requests.output_tokens >= self.workload.output_tokens)
         if not served.all():
             words = f"{int((~served).sum())} requests are too long for it"

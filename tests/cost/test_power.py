@@ -29,6 +29,7 @@ from plimsoll.spec.model import (
     ModelSpec,
     MoeFfn,
 )
+from plimsoll.spec.parameters import layer_weights, weight_bytes
 from plimsoll.spec.plan import Parallel, Pool, ServingPlan
 from plimsoll.spec.record import StepColumns
 
@@ -128,6 +129,22 @@ def test_lighter_weights_lighten_decode_alone() -> None:
     assert peak(spec, device, 8_000, weight_dtype=DType.FP8).kv_bytes == pytest.approx(
         peak(spec, device, 8_000).kv_bytes
     )
+
+
+def test_ranks_of_attention_read_a_copy_each_of_all_but_experts() -> None:
+    spec = model(FULL, SPARSE)
+    steps = rows(num_decodes=[64], decode_context=[64_000])
+    (once, twice) = (step_demand(spec, DEVICE, attention_dp=n).busy_s(steps) for n in (1, 2))
+    experts = sum(
+        group.count * weight.parameters * DType.BF16.bytes
+        for group in spec.layers
+        for weight in layer_weights(group.layer, spec.hidden_size)
+        if weight.part == "experts"
+    )
+    embedding = spec.vocab_size * spec.hidden_size * DType.BF16.bytes
+    copied = weight_bytes(spec) - experts - (0 if spec.tied_embeddings else embedding)
+    assert twice[0][0] == once[0][0]
+    assert twice[1][0] - once[1][0] == pytest.approx(copied / DEVICE.memory_bytes_per_s)
 
 
 def test_a_run_of_steps_is_the_sum_of_its_steps() -> None:

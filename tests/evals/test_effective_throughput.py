@@ -1,12 +1,14 @@
 """Effective throughput against a plain loop and hand-made cases."""
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from plimsoll.evals.serving import effective_throughput, worst_average_gaps
 from plimsoll.spec.errors import SpecError
+from plimsoll.spec.record import StepColumns
 from tests.fcfs_run import fcfs_run, poisson_run
 
 
@@ -17,6 +19,32 @@ def plain_worst(times):
         average = 0.9 * average + 0.1 * gap
         worst = max(worst, average)
     return worst
+
+
+def paced(gaps):
+    """The record of one request with these gaps, one step row each after the prompt's."""
+    record, _ = fcfs_run([0.0], [1024], [len(gaps) + 1])
+    first_s = 0.1
+    ends = first_s + np.cumsum(gaps)
+    ints = {
+        name: np.full(len(gaps), value, dtype=np.int64)
+        for name, value in (
+            ("instance", 0),
+            ("slot", 0),
+            ("num_steps", 1),
+            ("num_decodes", 1),
+            ("decode_context", 1024),
+            ("prefill_tokens", 0),
+            ("prefill_seqs", 0),
+            ("prefill_context", 0),
+            ("used_blocks", 65),
+            ("num_waiting", 0),
+        )
+    }
+    zero = np.zeros(len(gaps))
+    steps = StepColumns(start_s=ends - gaps, step_s=gaps, growth_s=zero, stall_s=zero, **ints)
+    times = {"first_token_s": np.array([first_s]), "finished_s": ends[-1:]}
+    return replace(record, steps=steps, requests=replace(record.requests, **times))
 
 
 def test_the_table_of_averages_equals_the_plain_loop():
@@ -48,9 +76,13 @@ def test_one_long_pause_passes_where_many_do_not():
     # The average forgives one gap of ten times the usual: 0.1 * 1.0 + 0.9 * 0.1 = 0.19 s < 0.25 s.
     gaps = np.full(40, 0.1)
     gaps[20] = 1.0
-    assert plain_worst(np.cumsum(np.insert(gaps, 0, 0.0))) == pytest.approx(0.19)
+    once = paced(gaps)
+    assert worst_average_gaps(once) == pytest.approx([0.19])
+    assert [row.missed_fraction for row in effective_throughput(once)] == [0, 0, 1]
     gaps[20:24] = 1.0
-    assert plain_worst(np.cumsum(np.insert(gaps, 0, 0.0))) > 0.25
+    often = paced(gaps)
+    assert worst_average_gaps(often) == pytest.approx([1 - 0.9**5])
+    assert [row.missed_fraction for row in effective_throughput(often)] == [0, 1, 1]
 
 
 def test_a_lower_threshold_never_loses_requests():

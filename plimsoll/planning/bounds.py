@@ -11,9 +11,9 @@ import numpy as np
 from plimsoll.planning.physics import ReplicaRoom
 from plimsoll.planning.step_table import StepTable
 from plimsoll.planning.traffic import Traffic
-from plimsoll.spec.slo import Slo
+from plimsoll.spec.slo import Slo, SloTarget
 
-__all__ = ["capacity_bound_per_s", "latency_problem", "memory_problem", "unloaded_s"]
+__all__ = ["alone_s", "capacity_bound_per_s", "latency_problem", "memory_problem", "unloaded_s"]
 
 
 def memory_problem(room: ReplicaRoom, longest_tokens: int) -> str:
@@ -34,23 +34,30 @@ def unloaded_s(table: StepTable, traffic: Traffic, percentile: float) -> float:
     return float(alone[0]) * table.num_stages
 
 
+def alone_s(table: StepTable, traffic: Traffic, target: SloTarget) -> float:
+    """The least that one request alone takes of what ``target`` bounds; 0 where nothing is known.
+
+    Groups of prompts are coarser than percentiles: the group below is a safe lower bound.
+    """
+    if target.metric == "ttft":
+        least = max(0.0, target.percentile - 100 * float(traffic.prompt_weight[-1]))
+        return unloaded_s(table, traffic, min(least, 99.0))
+    if target.metric in ("tpot", "itl") and traffic.mean_output_tokens > 1:
+        return float(table.decode(np.ones(1))[0]) * table.num_stages
+    return 0.0
+
+
 def latency_problem(
     table: StepTable, traffic: Traffic, slo: Slo, *, prefill: bool = True, decode: bool = True
 ) -> str:
     """Which bound one request alone already misses on this replica, or ""."""
     for target in slo.targets:
-        if target.metric == "ttft" and prefill:
-            # Groups are coarser than percentiles: the group below is a safe lower bound.
-            least = max(0.0, target.percentile - 100 * float(traffic.prompt_weight[-1]))
-            if unloaded_s(table, traffic, min(least, 99.0)) > target.bound_s:
-                return f"one prompt alone exceeds the TTFT p{target.percentile:g} bound"
-        if target.metric in ("tpot", "itl") and decode and traffic.mean_output_tokens > 1:
-            step = float(table.decode(np.ones(1))[0]) * table.num_stages
-            if step > target.bound_s:
-                return (
-                    f"a decode step of one request exceeds the {target.metric.upper()} "
-                    f"p{target.percentile:g} bound"
-                )
+        first = target.metric == "ttft"
+        if not (prefill if first else decode):
+            continue
+        if alone_s(table, traffic, target) > target.bound_s:
+            what = "one prompt alone" if first else "a decode step of one request"
+            return f"{what} exceeds the {target.metric.upper()} p{target.percentile:g} bound"
     return ""
 
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from plimsoll.planning.bounds import alone_s
 from plimsoll.planning.combine import Estimate
 from plimsoll.planning.engine_limits import format_limit, stored_format
 from plimsoll.planning.estimate import Demand, ShapeRecord
@@ -227,7 +228,9 @@ def explain_ranking(
     if not ranking.records or len(memory) == len(ranking.records):
         return _memory_error(question, ranking, demand, again)
     unloaded = again(replace(question, must_carry=False)).estimates if demand.load_per_s else ()
-    changes = [_by_slo(question, again), _by_weights(question, again)]
+    nearest, needs = _nearest_in_latency(ranking.records, demand)
+    looser = _by_broken_bounds(question, needs, again) or _by_slo(question, again)
+    changes = [looser, _by_weights(question, again)]
     changes.append(_by_more_devices(question, again))
     change = ", or ".join(c for c in changes if c)
     if unloaded:
@@ -244,11 +247,10 @@ def explain_ranking(
     reason = max(ranking.pruned, key=lambda r: ranking.pruned[r], default="the SLO")
     latency = [r for r in ranking.pruned if "bound" in r and "memory" not in r]
     binding = max(latency, key=lambda r: ranking.pruned[r]) if latency else reason
-    fastest = _fastest(ranking.records)
     return InfeasibleError(
         f"no plan on {question.fleet.text or 'the fleet'} keeps the SLO at any rate: {binding}",
         binding=binding,
-        nearest=fastest,
+        nearest=nearest,
         change=change,
     )
 
@@ -257,16 +259,42 @@ def _problems(record: ShapeRecord) -> list[str]:
     return [p for p in record.problem.values() if p]
 
 
-def _fastest(records: Sequence[ShapeRecord]) -> str:
-    steps = [
-        (float(r.table.decode(np.ones(1))[0]) * r.table.num_stages, i)
-        for i, r in enumerate(records)
-        if r.table is not None
-    ]
-    if not steps:
-        return ""
-    step, index = min(steps)
-    return f"{_shape_words(records[index])}: {format_seconds(step)} a token for one request alone"
+def _nearest_in_latency(
+    records: Sequence[ShapeRecord], demand: Demand
+) -> tuple[str, dict[SloTarget, float]]:
+    """(the cut that one request alone suits best, the bounds it breaks with what they need)."""
+    if not demand.slo.targets:
+        return "", {}
+    known = []
+    for index, record in enumerate(records):
+        if record.table is not None:
+            taken = {t: alone_s(record.table, demand.traffic, t) for t in demand.slo.targets}
+            worst = max(taken, key=lambda t: taken[t] / t.bound_s)
+            known.append((taken[worst] / worst.bound_s, index, worst, taken))
+    if not known:
+        return "", {}
+    _, index, worst, taken = min(known, key=lambda row: row[:2])
+    what = "to the first token of a prompt" if worst.metric == "ttft" else "a token for one request"
+    words = (
+        f"{_shape_words(records[index])}: {format_seconds(taken[worst])} {what} alone, against "
+        f"{worst.metric.upper()} p{worst.percentile:g} {format_seconds(worst.bound_s)}"
+    )
+    return words, {t: needed for t, needed in taken.items() if needed > t.bound_s}
+
+
+def _by_broken_bounds(question: Question, needs: dict[SloTarget, float], again: RankAgain) -> str:
+    """Only the bounds that one request alone breaks, loosened to what it needs and a little."""
+    for factor in _LOOSER if needs else ():
+        targets = tuple(
+            replace(t, bound_s=needs[t] * factor) if t in needs else t for t in question.slo.targets
+        )
+        if again(replace(question, slo=Slo(targets=targets))).estimates:
+            return " and ".join(
+                f"a {t.metric.upper()} p{t.percentile:g} bound of "
+                f"{format_seconds(needed * factor)} instead of {format_seconds(t.bound_s)}"
+                for t, needed in needs.items()
+            )
+    return ""
 
 
 def explain_trials(

@@ -1,5 +1,7 @@
 """What does not fit is said with the limit that binds, how near it was, and what would help."""
 
+import re
+
 import pytest
 
 from plimsoll.planning.plan_space import SpaceOptions
@@ -9,6 +11,7 @@ from plimsoll.spec.dtype import DType
 from plimsoll.spec.errors import InfeasibleError
 from plimsoll.spec.fleet import parse_fleet
 from plimsoll.spec.model_files import load_model
+from plimsoll.spec.units import parse_quantity
 from tests.toy_world import slo, steady
 
 QUICK = Effort(num_candidates=2, round_requests=(40,), round_probes=(2,), num_runners_up=1)
@@ -79,3 +82,16 @@ def test_a_fleet_cut_short_by_a_limit_is_not_blamed_itself():
     options = SpaceOptions(power_w=700.0)
     with pytest.raises(InfeasibleError, match="does not fit on 8xH100-SXM within 700 W"):
         search(question("llama-3.1-70b", "8xH100-SXM", options=options))
+
+
+def test_a_prompt_longer_than_the_first_token_bound_names_that_bound_and_what_it_needs():
+    """Far beyond ten times, where loosening all bounds together stops."""
+    asked = question("llama-3.1-8b", "1xL4", slo=slo(0.001, 0.2))
+    with pytest.raises(InfeasibleError, match="one prompt alone exceeds the TTFT") as caught:
+        search(asked)
+    error = caught.value
+    assert "to the first token of a prompt alone, against TTFT" in error.nearest
+    proposed = re.search(r"a TTFT p\d+ bound of (\d\S* \S+) instead of 1 ms", error.change)
+    assert proposed is not None and "TPOT" not in error.change
+    bound_s = parse_quantity(proposed[1].rstrip(","), "time", where="change")
+    assert search(question("llama-3.1-8b", "1xL4", slo=slo(1.01 * bound_s, 0.2))).chosen.keeps_slo

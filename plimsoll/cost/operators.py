@@ -32,6 +32,7 @@ from plimsoll.cost.roofline import Floats, Work
 from plimsoll.cost.state_space import state_decode_work, state_prefill_work, state_shape
 from plimsoll.spec.dtype import DType
 from plimsoll.spec.hardware import Device
+from plimsoll.spec.mixer_weights import mixer_weights
 from plimsoll.spec.model import (
     Attention,
     DenseFfn,
@@ -197,7 +198,8 @@ def _projections(mixer: Mixer, hidden: int, tp: int) -> Iterator[tuple[str, floa
         v_dim = mixer.v_head_dim or mixer.head_dim
         queries = mixer.num_heads * mixer.head_dim / tp
         kv_heads = 0.0 if mixer.kv_from_layer_below else max(1.0, mixer.num_kv_heads / tp)
-        kv = kv_heads * (mixer.head_dim + (0 if mixer.keys_are_values else v_dim))
+        only_keys = mixer.keys_are_values or mixer.values_from_keys
+        kv = kv_heads * (mixer.head_dim + (0 if only_keys else v_dim))
         gate = mixer.num_heads * v_dim / tp if mixer.output_gate else 0.0
         if mixer.q_lora_rank:
             yield "qkv", mixer.q_lora_rank + kv, hidden
@@ -210,6 +212,9 @@ def _projections(mixer: Mixer, hidden: int, tp: int) -> Iterator[tuple[str, floa
             yield "attention-out", hidden, mixer.o_groups * mixer.o_lora_rank / tp
         else:
             yield "attention-out", hidden, mixer.num_heads * v_dim / tp
+        for weight in mixer_weights(mixer, hidden):
+            if weight.name == "compressor":  # whole on every device
+                yield "compressor", weight.parameters / hidden, hidden
     elif isinstance(mixer, LatentAttention):
         qk = mixer.qk_nope_head_dim + mixer.qk_rope_head_dim
         heads = mixer.num_heads / tp

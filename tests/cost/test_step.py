@@ -12,8 +12,13 @@ from plimsoll.spec.dtype import DType
 from plimsoll.spec.errors import UnsupportedError
 from plimsoll.spec.fleet import load_device
 from plimsoll.spec.model import LayerFormats, LayerGroup, ModelSpec, Quantization
-from plimsoll.spec.model_files import load_model
-from plimsoll.spec.parameters import weight_bytes, with_weight_dtype
+from plimsoll.spec.model_files import bundled_models, load_model
+from plimsoll.spec.parameters import (
+    active_parameters,
+    parameter_counts,
+    weight_bytes,
+    with_weight_dtype,
+)
 from plimsoll.spec.plan import Parallel
 from tests.cost.machines import H100, MODELS, dense, latent_moe
 
@@ -182,6 +187,20 @@ def test_published_low_load_decode_of_70b_on_8_h100() -> None:
     """vLLM 0.6.0, TP 8, about 8 in flight: 13.8 ms a token (microsoft/apex_plus, 8769096)."""
     old = replica_clock(dense(), H100, Parallel(tp=8), engine="vllm-0.6")
     assert old.step_s((), 8, 8 * 400) == pytest.approx(13.8e-3, rel=0.1)
+
+
+def test_multiplies_are_those_of_the_active_parameters() -> None:
+    """Two FLOPs a parameter that a token meets, norms apart, of every bundled model."""
+    tokens, off = 10_000, {}
+    for name in bundled_models():
+        model = load_model(name)
+        clock = replica_clock(model, load_device("B200-SXM"), Parallel())
+        ops = clock.step_ops((), tokens, tokens)
+        flops = sum(op.flops for op in ops if not op.name.endswith("-decode"))
+        met = active_parameters(model) - parameter_counts(model).norms
+        if flops != pytest.approx(2.0 * tokens * met, rel=3e-3):
+            off[name] = flops / (2.0 * tokens * met)
+    assert not off
 
 
 def _weights_read_bytes(model: ModelSpec, **options: DType) -> float:

@@ -235,8 +235,8 @@ def _projections(mixer: Mixer, hidden: int, tp: int) -> Iterator[tuple[str, floa
         yield "attention-out", hidden, values / tp
     elif isinstance(mixer, StateSpace):
         inner = mixer.num_heads * mixer.head_dim
-        groups = 2 * mixer.num_groups * mixer.state_size
-        yield "qkv", (2 * inner + groups + mixer.num_heads) / tp, hidden
+        groups = 2 * -(-mixer.num_groups // tp) * mixer.state_size
+        yield "qkv", (2 * inner + mixer.num_heads) / tp + groups, hidden
         yield "attention-out", hidden, inner / tp
     indexer = getattr(mixer, "indexer", None)
     if indexer is not None and not indexer.shared:

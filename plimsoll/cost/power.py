@@ -10,8 +10,9 @@ frequency C V^2 f gives k = 3, which is the default; at the voltage floor k is 1
 savings at very low clocks are overstated. A memory-bound device spends part of its dynamic
 power in the core; that part follows the clock too, half of it where nothing else is known:
 clock locking was measured to save up to 32 % of decode energy on H200 (arXiv 2605.11999) and
-42 % on RTX PRO 6000 at 1-6 % latency (arXiv 2501.08219). Leaves out leakage that grows with
-temperature, host and network power, and the time a clock change takes.
+42 % on RTX PRO 6000 at 1-6 % latency (arXiv 2501.08219). Leaves out that fixed latencies of
+kernels grow at low clocks, leakage that grows with temperature, host and network power, and the
+time a clock change takes.
 """
 
 import math
@@ -79,7 +80,8 @@ def at_clock(
 ) -> Device:
     """``device`` with its core clock locked at a fraction of its maximum.
 
-    Everything computed from the result, times and watts alike, is for that clock.
+    What is computed from the result, times and watts alike, is for that clock; latencies that
+    do not depend on size stay those of the full clock.
 
     Raises:
         SpecError: a fraction that is not above 0 and at most 1, or an exponent below 1.

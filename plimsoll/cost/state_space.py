@@ -39,7 +39,7 @@ def state_shape(mixer: LinearAttention | StateSpace, *, tp: int) -> StateShape:
     else:
         inner = mixer.num_heads * mixer.head_dim / tp
         values = inner * mixer.state_size
-        channels = inner + 2 * mixer.num_groups * mixer.state_size / tp
+        channels = inner + 2 * -(-mixer.num_groups // tp) * mixer.state_size
         products = 3.0
     return StateShape(
         state_bytes=values * mixer.state_dtype.bytes,

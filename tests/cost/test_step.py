@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from plimsoll.cost.cut import stage_weight_bytes
 from plimsoll.cost.step import ReplicaClock, replica_clock
 from plimsoll.spec.dtype import DType
 from plimsoll.spec.errors import UnsupportedError
@@ -201,6 +202,20 @@ def test_multiplies_are_those_of_the_active_parameters() -> None:
         if flops != pytest.approx(2.0 * tokens * met, rel=3e-3):
             off[name] = flops / (2.0 * tokens * met)
     assert not off
+
+
+@pytest.mark.parametrize(
+    "name,tp", [("llama-3.1-70b", 8), ("llama-3.1-8b", 16), ("nemotron-h-56b", 16)]
+)
+def test_a_device_multiplies_what_it_holds(name: str, tp: int) -> None:
+    """KV heads and state groups fewer than devices are copied, as in the bytes of weights."""
+    tokens, model = 10_000, with_weight_dtype(load_model(name), DType.BF16)
+    clock = replica_clock(model, load_device("B200-SXM"), Parallel(tp=tp), num_devices_per_node=16)
+    ops = clock.step_ops((), tokens, tokens)
+    flops = sum(op.flops for op in ops if not op.name.endswith("-decode"))
+    (held,) = stage_weight_bytes(model, Parallel(tp=tp))
+    table = model.vocab_size * model.hidden_size * 2 / tp
+    assert flops / tokens == pytest.approx(held - table, rel=3e-3)
 
 
 def _weights_read_bytes(model: ModelSpec, **options: DType) -> float:

@@ -44,8 +44,11 @@ def near_edge(ranking: Ranking, demand: Demand) -> bool:
 def edge_estimates(
     ranking: Ranking, options: SpaceOptions, demand: Demand, most: int
 ) -> list[Estimate]:
-    """At most ``most`` plans beyond the ranking's; none if a load is given."""
-    if demand.load_per_s or "aggregated" not in options.modes or demand.objective == "latency":
+    """At most ``most`` plans beyond the ranking's.
+
+    With a load none whose full batches would not carry it.
+    """
+    if "aggregated" not in options.modes or demand.objective == "latency":
         return []
     seen = {_idea(e) for e in ranking.estimates}
     ladders = [_ladder(record, options, demand) for record in _fastest_first(ranking, demand)]
@@ -114,10 +117,13 @@ def _estimate(
         return None
     seqs = max((n for n in legal if n <= _BATCH), default=legal[0])
     count = record.counts[-1]
+    full = count * capacity_bound_per_s(table, demand.traffic, seqs)
+    if full < demand.load_per_s:
+        return None
     return Estimate(
         candidate=aggregated(record.shape, count, policy, seqs, options),
         score=float("-inf"),
-        rate_per_s=_SHARE * count * capacity_bound_per_s(table, demand.traffic, seqs),
+        rate_per_s=max(_SHARE * full, demand.load_per_s),
         token_s=float(table.decode(np.ones(1))[0]) * table.num_stages,
         ttft_s=unloaded_s(table, demand.traffic, 50.0),
         limit="",

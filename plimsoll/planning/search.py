@@ -189,13 +189,20 @@ def search(
     """
     ranking, sites, demand = rank(question, physics=physics)
     most = question.effort.num_candidates
-    reserved = (most + 1) // 2 if near_edge(ranking, demand) else 0
-    options = runnable(question.options, question.model)
-    edge = edge_estimates(ranking, options, demand, most)
+    again = _again(physics)
+    full = ranking  # under a load the ranking lacks what falls short of it: judge the whole
+    if demand.load_per_s and not ranking.estimates:
+        full = again(replace(question, must_carry=False))
+    at_edge = near_edge(full, demand)
+    reserved = (most + 1) // 2 if at_edge else 0
+    edge: list[Estimate] = []
+    if at_edge or not demand.load_per_s:
+        options = runnable(question.options, question.model)
+        edge = edge_estimates(ranking, options, demand, most)
     picked = pick_finalists(ranking.estimates, most - min(reserved, len(edge)))
     picked += edge[: most - len(picked)]
     if not picked:
-        raise explain_ranking(question, ranking, demand, _again(physics))
+        raise explain_ranking(question, ranking, demand, again)
     simulator = SimulatorJudge(model=question.model, fleet=question.fleet, seed=question.seed)
     run = _Run(
         question=question,
@@ -205,7 +212,7 @@ def search(
         judge=judge or replace(simulator, hurried=True),
         checker=judge or simulator,
         progress=progress,
-        again=_again(physics),
+        again=again,
     )
     trials = [
         Trial(

@@ -2,11 +2,13 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from plimsoll.planning.edge import edge_estimates, near_edge
 from plimsoll.planning.goodput import sustained_rate
 from plimsoll.planning.judging import SimulatorJudge
+from plimsoll.planning.offered_load import take_rows
 from plimsoll.planning.plan_space import SpaceOptions, runnable
 from plimsoll.planning.question import Effort, Question
 from plimsoll.planning.search import rank, search
@@ -15,6 +17,7 @@ from plimsoll.spec.fleet import parse_fleet
 from plimsoll.spec.model_files import load_model
 from plimsoll.spec.plan import ChunkedPrefill, Parallel, Pool, ServingPlan
 from plimsoll.spec.slo import Slo, SloTarget
+from plimsoll.spec.transforms import with_rate
 from plimsoll.spec.workload_files import load_workload
 
 
@@ -54,7 +57,7 @@ def test_plain_tensor_parallelism_does_not_beat_the_answer():
     assert found.rate_per_s_per_device >= 0.8 * simple.rate_per_s_per_device
 
 
-def test_what_is_added_is_new_and_only_where_no_load_is_given():
+def test_what_is_added_is_new_and_within_what_full_batches_carry():
     question = tight()
     ranking, _, demand = rank(question)
     options = runnable(question.options, question.model)
@@ -65,8 +68,29 @@ def test_what_is_added_is_new_and_only_where_no_load_is_given():
     ]
     new = ideas[len(ranking.estimates) :]
     assert new and all(ideas.count(idea) == 1 for idea in new)
-    assert edge_estimates(ranking, options, replace(demand, load_per_s=1.0), 20) == []
+    loaded = edge_estimates(ranking, options, replace(demand, load_per_s=0.2), 20)
+    assert loaded and all(e.rate_per_s >= 0.2 for e in loaded)
+    assert edge_estimates(ranking, options, replace(demand, load_per_s=1e3), 20) == []
     assert edge_estimates(ranking, options, demand, 0) == []
+
+
+def test_a_load_that_the_closed_forms_give_up_on_is_carried_if_a_simulation_carries_it():
+    question = tight()
+    first, token = question.slo.targets
+    few = take_rows(question.workload, np.arange(500))
+    gaps = np.random.default_rng(0).exponential(1.0, 500)
+    asked = replace(
+        question,
+        slo=Slo(targets=(replace(first, bound_s=1.6), token)),
+        workload=with_rate(few.with_changes(arrival_s=np.cumsum(gaps)), 0.5),
+        must_carry=True,
+        options=SpaceOptions(modes=("aggregated",), budgets=(512,), max_num_seqs=(32,)),
+    )
+    assert rank(asked)[0].estimates == ()
+    chosen = search(asked).chosen
+    assert chosen.keeps_slo and chosen.at_load is not None and chosen.at_load.slo_met
+    with pytest.raises(InfeasibleError, match="carries 500 requests/s"):
+        search(replace(asked, workload=with_rate(asked.workload, 500.0)))
 
 
 def test_the_edge_is_told_from_the_open():

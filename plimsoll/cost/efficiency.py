@@ -112,8 +112,8 @@ class MoeRates:
 
     ``tile_tokens`` are added to each expert that is hit; ``wave_s`` is the fixed part of a wave
     of tiles. ``activation_fraction`` is the share of bandwidth that rows move at, sorting them
-    by expert included; ``skew_power`` corrects the busiest device's share. ``compute_fraction`` by weight format; formats expanded before the multiply
-    have their own entry in ``expanded_fraction``.
+    by expert included; ``skew_power`` corrects the busiest device's share. ``compute_fraction``
+    is by weight format; formats expanded before the multiply share ``expanded_fraction``.
     """
 
     __pydantic_config__: ClassVar = PLAIN

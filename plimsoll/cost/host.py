@@ -38,10 +38,9 @@ class EngineProfile:
     ``step_s`` and ``sequence_s`` are host time not hidden; the device's part of a step that runs
     prompts takes at least ``prompt_launch_s``. ``request_s`` is spent on a request before it is
     first scheduled and after its first token. ``fitted`` holds constants that were fitted, by
-    name. ``quantize_fraction`` is the share of
-    activation quantization left as kernels of its own after fusion with the ones before.
-    ``kernels`` names the kernel set in the calibration; ``expert_exchange`` is how tokens reach
-    experts when attention is data parallel.
+    name. ``quantize_fraction`` is the share of activation quantization left as kernels of its
+    own after fusion with the ones before. ``kernels`` names the kernel set in the calibration;
+    ``expert_exchange`` is how tokens reach experts when attention is data parallel.
     """
 
     __pydantic_config__: ClassVar = PLAIN

@@ -20,6 +20,8 @@ from plimsoll.catalog.verdicts import band_text
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGE = DOCS / "systems.md"
 RESULTS = DOCS / "systems-results.json"
+Found = dict[tuple[str, str, str], list[dict[str, Any]]]
+"""Stored rows by system, claim and title; a row is taken out as the page shows it."""
 KEPT = ("system", "claim", "what", "ours", "low", "high", "unit", "how", "verdict", "detail")
 
 INTRODUCTION = """# Systems
@@ -36,7 +38,9 @@ stays on the page with the reason; lines that wait for a part of Plimsoll are li
 
 def page(results: list[dict[str, Any]]) -> str:
     """The whole page."""
-    found = {(row["system"], row["claim"], row["what"]): row for row in results}
+    found: Found = {}
+    for row in results:  # ablations of several checks may share a title: kept in order
+        found.setdefault((row["system"], row["claim"], row["what"]), []).append(row)
     parts = [INTRODUCTION]
     if not results:
         parts.append("No results are stored; `python scripts/write_systems.py --run` makes them.\n")
@@ -70,7 +74,7 @@ def _overview(results: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _section(system: System, found: dict[tuple[str, str, str], dict[str, Any]]) -> str:
+def _section(system: System, found: Found) -> str:
     claims = {claim.id: claim for claim in system.claims}
     lines = [
         f"## {system.id}",
@@ -105,7 +109,7 @@ def _check_rows(
     system: System,
     claim: Claim,
     check: Check,
-    found: dict[tuple[str, str, str], dict[str, Any]],
+    found: Found,
 ) -> list[str]:
     band = band_text(check.band, claim)
     runs = [(check.title, _printed(claim), band)]
@@ -114,7 +118,8 @@ def _check_rows(
         runs.append((title, "", f"must miss {band}"))
     lines = []
     for title, printed, accepted in runs:
-        row = found.get((system.id, claim.id, title))
+        rows = found.get((system.id, claim.id, title))
+        row = rows.pop(0) if rows else None
         shown = title + (f" (fitted on {check.fitted_on})" if check.fitted_on else "")
         cells = (
             claim.id,

@@ -177,7 +177,7 @@ def _dynamism(early_only: bool) -> Callable[[Context], Measured]:
 def _gap(pick: Callable[[Sequence[float]], float], which: str) -> Callable[[Context], Measured]:
     def compute(context: Context) -> Measured:
         found = gaps(context)
-        ratios = tuple(1.0 if which == "heuristic" else float(getattr(gap, which)) for gap in found)
+        ratios = tuple(float(getattr(gap, which)) for gap in found)
         detail = ", ".join(
             f"{g.setting} ({g.num_plans} plans) x{g.latency:.2f} {g.best}" for g in found
         )
@@ -434,10 +434,8 @@ _CHECKS = (
         claim="speedup",
         title="mean latency of heuristic over best plan, at its capacity, least of 12 settings",
         how="simulated",
-        band=AtLeast(1.0),
+        band=Report("1 or more whatever the search does: the heuristic is one of its plans"),
         compute=_gap(min, "latency"),
-        ablation=_gap(min, "worst"),
-        ablation_title="the worst plan instead of the best",
         slow=True,
     ),
     Check(
@@ -446,8 +444,8 @@ _CHECKS = (
         how="simulated",
         band=AtLeast(1.5),
         compute=_gap(max, "latency"),
-        ablation=_gap(max, "heuristic"),
-        ablation_title="no search: the heuristic",
+        ablation=_gap(max, "worst"),
+        ablation_title="the worst plan instead of the best, largest of 12 settings",
         slow=True,
     ),
     Check(

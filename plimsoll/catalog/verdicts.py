@@ -1,5 +1,6 @@
 """Runs the checks of catalog entries and says what came of each claim."""
 
+import math
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -137,6 +138,8 @@ def _empty(system: System, claim: Claim, what: str, how: str, verdict: Verdict, 
 def _verdict(band: Band, claim: Claim, measured: Measured, is_ablation: bool) -> Verdict:
     if isinstance(band, Report):
         return "shown"
+    if math.isnan(measured.value):  # misses every band, which must not pass an ablation
+        return "fail"
     inside = _inside(band, claim, measured.value)
     return "pass" if inside != is_ablation else "fail"
 

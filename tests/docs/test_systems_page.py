@@ -23,3 +23,13 @@ def test_what_is_not_reproduced_stays_with_its_reason() -> None:
     for system in SYSTEMS.values():
         for reason in system.not_reproduced.values():
             assert reason in text
+
+
+def test_ablations_that_share_a_title_keep_their_own_values() -> None:
+    rows = stored()
+    shared = [
+        [row for row in rows if (row["system"], row["claim"], row["what"]) == key]
+        for key in {(row["system"], row["claim"], row["what"]) for row in rows}
+    ]
+    values = {f"{row['ours']:.4g}" for same in shared if len(same) > 1 for row in same}
+    assert len(values) > 5 and all(f" {value}" in page(rows) for value in values)

@@ -169,6 +169,16 @@ def _shares_node(space: DisaggSpace, prefill: Parallel, decode: Parallel) -> int
     return 0
 
 
+def _in_node(space: DisaggSpace, plan: ServingPlan, *, tied: bool) -> bool:
+    """Whether the plan's KV can stay in a node: on one node, or tied stage by stage to several."""
+    across = range(1, space.num_nodes + 1 if tied else 2)
+    return any(
+        plan.num_devices <= nodes * space.devices_per_node
+        and all(pool.parallel.pp % nodes == 0 for pool in plan.pools)
+        for nodes in across
+    )
+
+
 def _balanced(
     space: DisaggSpace,
     first: tuple[Parallel, float],
@@ -247,8 +257,7 @@ def search_disagg(
         plan = _plan(space, slo, pools)
         found = probe.rate(plan)
         if found is not None:
-            within = tied or plan.num_devices <= space.devices_per_node
-            apart.append(Placed(plan=plan, found=found, in_node=within))
+            apart.append(Placed(plan=plan, found=found, in_node=_in_node(space, plan, tied=tied)))
     return _choose(colocated, apart, slo)
 
 

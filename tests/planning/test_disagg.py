@@ -83,6 +83,17 @@ def test_a_tied_pair_stays_within_a_node():
     assert all(placed.plan.num_devices <= 4 for placed in answer.disaggregated)
 
 
+def test_a_pair_wider_than_a_node_is_told_from_one_that_is_tied_to_it():
+    """Two stages each, one of prefill and one of decode a node, or pools that cross nodes."""
+    wide = space(num_nodes=2, devices_per_node=2, shapes=(Parallel(tp=1, pp=2),))
+    apart = {
+        affinity: run(long_prompts(), slo(2.5, 0.06), where=wide, affinity=affinity).disaggregated
+        for affinity in ("high", "low")
+    }
+    assert apart["high"] and all(p.in_node for p in apart["high"])
+    assert apart["low"] and not any(p.in_node for p in apart["low"])
+
+
 def test_a_slower_link_never_carries_more():
     fast = run(long_prompts(), slo(1.5, 0.03), judge=judge(4e11))
     slow = run(long_prompts(), slo(1.5, 0.03), judge=judge(1e9))

@@ -81,7 +81,11 @@ class PlanAnswer:
         targets = ", ".join(target_name(t) for t in question.slo.targets) or "no SLO"
         gpus = chosen.plan.num_devices
         rate = chosen.goodput.rate_per_s if chosen.goodput else None
+        load = question.workload.rate_per_s if question.must_carry else 0.0
         title = f"{plan_words(chosen.plan)} on {gpus_text(gpus)}"
+        if rate is not None and rate < load:  # parts of a bursty workload can be harder than it
+            rate = None
+            title += f" carries the load of {load:.3g} requests/s"
         if rate:
             title += f" carries {rate:.3g} requests/s"
         if found.partial:
@@ -258,7 +262,7 @@ class PlanAnswer:
     def _start(self) -> tuple[str, str]:
         """The command that starts one engine of the chosen plan, or why there is none."""
         if self.plan.engine != "vllm":
-            return command("export", self.plan_path, "--to", self.plan.engine), ""
+            return command("export", self.plan_path or "plan.yaml", "--to", self.plan.engine), ""
         try:
             return serve_command(self.plan, context_for(self.plan)), ""
         except PlimsollError as error:

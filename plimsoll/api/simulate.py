@@ -106,7 +106,13 @@ class SimulateAnswer:
             title=title,
             subtitle=f"{self.model.name} on {plan.fleet}, engine {plan.engine}; simulated for "
             f"{s.end_s:,.0f} s, seed {self.run.seed}, clock {s.origin.value}",
-            command=command("simulate", self.plan_path or "plan.yaml", *asked),
+            command=command(
+                "simulate",
+                self.plan_path or "plan.yaml",
+                *asked,
+                *slo_words(slo),
+                *(("--seed", str(self.run.seed)) if self.run.seed else ()),
+            ),
             key_numbers=key_numbers(s),
             tables=tuple(tables),
             pictures=tuple(pictures),

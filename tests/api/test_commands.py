@@ -7,8 +7,10 @@ from hypothesis import strategies as st
 
 from plimsoll.api.commands import command, rounded_down, slo_words, workload_words
 from plimsoll.api.run_folder import WorkloadSpec
+from plimsoll.api.simulate import simulate
 from plimsoll.api.slo_options import slo_from_options
 from plimsoll.cli.output import workload_spec
+from plimsoll.spec.plan import Pool, ServingPlan
 from plimsoll.spec.slo import METRICS, Slo, SloTarget
 
 TARGETS = st.builds(
@@ -64,3 +66,13 @@ def test_a_workload_reads_back(text: str, rate: float | None, requests: int) -> 
 @given(st.floats(1e-3, 1e6))
 def test_rounded_down_is_near_and_never_above(value: float) -> None:
     assert 0.89 * value <= rounded_down(value) * (1 - 1e-12) <= value
+
+
+def test_a_simulation_says_the_command_that_repeats_it() -> None:
+    pools = (Pool(device="L40S", max_num_seqs=64),)
+    slo = Slo(targets=(SloTarget(metric="ttft", percentile=99, bound_s=2.0),))
+    plan = ServingPlan(model="llama-3.1-8b", fleet="1xL40S", pools=pools, slo=slo)
+    work = WorkloadSpec(text="500/50", num_requests=20)
+    words = shlex.split(simulate(plan, work, seed=3).report().command)
+    assert option(tuple(words), "--ttft-p99") == ["2s"]
+    assert option(tuple(words), "--seed") == ["3"]

@@ -28,6 +28,7 @@ from plimsoll.report.wording import (
     PHASE_COLORS,
     bound_text,
     count_text,
+    gpus_text,
     percent_text,
     plain_text,
     rate_text,
@@ -113,7 +114,7 @@ def _pareto(figure: Any, p: ParetoPicture) -> None:
             axes.plot(*at, marker="*", markersize=16, color="#D55E00", markeredgecolor="white",
                       linestyle="none", label="chosen", zorder=5)  # fmt: skip
             axes.annotate(
-                f"{q.label}, {count_text(q.num_gpus)} GPUs",
+                f"{q.label}, {gpus_text(q.num_gpus)}",
                 at,
                 xytext=(8, 8),
                 textcoords="offset points",

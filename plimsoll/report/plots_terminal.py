@@ -21,6 +21,7 @@ from plimsoll.report.wording import (
     METRIC_NAMES,
     bound_text,
     count_text,
+    gpus_text,
     percent_text,
     plain_text,
     rate_text,
@@ -68,13 +69,15 @@ def _pareto(p: ParetoPicture, width: int, height: int, color: bool) -> list[str]
                     shape="★",
                 )
             )
-            legend.append(f"★ chosen: {q.label}, {count_text(q.num_gpus)} GPUs")
+            legend.append(f"★ chosen: {q.label}, {gpus_text(q.num_gpus)}")
     if faint:
         legend.append("· dominated")
     lines = []
     if p.min_tokens_per_s_per_user is not None:
         lines.append((p.min_tokens_per_s_per_user, "green"))
-        legend.append(f"│ SLO holds right of {plain_text(p.min_tokens_per_s_per_user)}")
+        legend.append(
+            f"│ mean TPOT within its bound right of {plain_text(p.min_tokens_per_s_per_user)}"
+        )
     x_high = max([q.tokens_per_s_per_user for q in p.points] + [v for v, _ in lines] + [1e-9])
     y_high = max([q.tokens_per_s_per_gpu for q in p.points] + [1e-9])
     body = plot(

@@ -101,7 +101,7 @@ def test_the_must_haves_of_each_picture_are_in_the_text():
     wanted = {
         "pareto": (
             "output tokens/s/user", "output tokens/s/GPU", "★ chosen: TP 8 x 1, batch 256, 8 GPUs",
-            "SLO holds right of 40", "· dominated", "o TP 1 x 8",
+            "mean TPOT within its bound right of 40", "· dominated", "o TP 1 x 8",
         ),
         "cdf": ("n = 500", "62.2 % within", "SLO 500 ms", "50 ms"),
         "load-curve": ("knee at 10 req/s", "3 seeds", "P99 TTFT", "goodput, req/s", "SLO 2 s"),

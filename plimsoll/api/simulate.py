@@ -20,6 +20,7 @@ from plimsoll.api.run_folder import (
     save_run,
 )
 from plimsoll.api.step_pictures import memory_picture, roofline_picture, step_breakdown
+from plimsoll.cost.kv import state_bytes_per_sequence
 from plimsoll.cost.power import InstancePower, RunPower, run_power
 from plimsoll.cost.price import plan_usd_per_hour
 from plimsoll.cost.step_demand import StepDemand, step_demand
@@ -117,7 +118,7 @@ class SimulateAnswer:
             tables=tuple(tables),
             pictures=tuple(pictures),
             assumptions=(*self.model.assumptions, *self.workload.notes),
-            notes=tuple(filter(None, (hint, *self.unpriced))),
+            notes=tuple(filter(None, (hint, *self.unpriced, *self._uncached()))),
             next_command=self._next(),
         )
 
@@ -136,8 +137,22 @@ class SimulateAnswer:
             "run": plain(self.run),
             "summary": plain(self.summary),
             "mean_power_w": self.power.mean_w,
-            "notes": list(self.unpriced),
+            "notes": [*self.unpriced, *self._uncached()],
         }
+
+    def _uncached(self) -> tuple[str, ...]:
+        """Says so where a plan asks for prefix caching that the simulator cannot give."""
+        plan, model = self.run.plan, self.model
+        cached = plan.kv_dtype or model.quantization.kv_cache
+        asked = any(pool.prefix_caching for pool in plan.pools)
+        if not (asked and self.workload.prefix_block_tokens):
+            return ()
+        if not state_bytes_per_sequence(model, cached):
+            return ()
+        return (
+            f"prefix caching was left out: {model.name} has windows or fixed states, whose "
+            "reuse is not simulated",
+        )
 
     def write_trace(self, path: Path) -> None:
         """A Chrome/Perfetto trace of the run, with power over time."""

@@ -81,11 +81,13 @@ class PlanAnswer:
         targets = ", ".join(target_name(t) for t in question.slo.targets) or "no SLO"
         gpus = chosen.plan.num_devices
         rate = chosen.goodput.rate_per_s if chosen.goodput else None
-        load = question.workload.rate_per_s if question.must_carry else 0.0
+        stated_per_s = question.workload.rate_per_s if question.must_carry else 0.0
         title = f"{plan_words(chosen.plan)} on {gpus_text(gpus)}"
-        if rate is not None and rate < load:  # parts of a bursty workload can be harder than it
+        if (
+            rate is not None and rate < stated_per_s
+        ):  # parts of a bursty workload can be harder than it
             rate = None
-            title += f" carries the load of {load:.3g} requests/s"
+            title += f" carries the load of {stated_per_s:.3g} requests/s"
         if rate:
             title += f" carries {rate:.3g} requests/s"
         if found.partial:

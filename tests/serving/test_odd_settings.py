@@ -12,6 +12,7 @@ ONCE_BROKEN = (
     134,  # whole prompts beside KV that waits to be pulled
     1803,  # the oldest prompt waited for blocks of KV that was handed over
     224,  # steps of two instances that end at the same instant
+    10211,  # a prompt at the head waited for blocks of KV handed over behind it
 )
 
 

@@ -36,19 +36,22 @@ class ReproduceAnswer:
             tables.append(
                 Table(
                     title=system,
-                    columns=("check", "paper", "ours", "accepted", "how", "verdict"),
+                    columns=("", "paper", "ours", "accepted", "how", "verdict"),
                     rows=tuple(
                         (
-                            row.what,
+                            str(k),
                             _value(row.paper, row.unit),
-                            _value(row.ours, row.unit) + _spread(row),
+                            _value(row.ours, row.unit),
                             row.band,
                             row.how,
                             row.verdict,
                         )
-                        for row in rows
+                        for k, row in enumerate(rows, start=1)
                     ),
-                    notes=tuple(f"{row.what}: {row.detail}" for row in rows if row.detail),
+                    notes=tuple(
+                        ": ".join(filter(None, (f"{k}: {row.what}{_spread(row)}", row.detail)))
+                        for k, row in enumerate(rows, start=1)
+                    ),
                 )
             )
         passed = sum(row.verdict == "pass" for row in self.rows)
@@ -106,4 +109,4 @@ def _value(value: float | None, unit: str) -> str:
 
 
 def _spread(row: Row) -> str:
-    return "" if row.low is None or row.high is None else f" ({row.low:.4g}..{row.high:.4g})"
+    return "" if row.low is None or row.high is None else f", {row.low:.4g} to {row.high:.4g}"

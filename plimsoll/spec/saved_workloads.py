@@ -157,15 +157,27 @@ def _checked(path: Path, settings: dict[str, Any], columns: dict[str, Any]) -> W
     return Workload(**settings, **columns)
 
 
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    EOFError,
+    KeyError,
+    MemoryError,
+    RuntimeError,
+    SyntaxError,
+    zipfile.BadZipFile,
+    zipfile.LargeZipFile,
+)
+"""What damaged archives make the zip and array readers raise."""
+
+
 def _load_npz(path: Path) -> Workload:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as data:
             arrays = {name: data[name] for name in data.files}
     except FileNotFoundError:
         raise SpecError(f"{path}: no such file") from None
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, MemoryError) as error:
-        raise SpecError(f"{path}: not a readable .npz file: {str(error)[:80]}") from None
-    except (zipfile.LargeZipFile, NotImplementedError, RuntimeError, SyntaxError) as error:
+    except _UNREADABLE as error:
         raise SpecError(f"{path}: not a readable .npz file: {str(error)[:80]}") from None
     raw = arrays.pop("header", None)
     try:

@@ -93,4 +93,4 @@ def test_no_paths_of_one_machine() -> None:
 def test_the_path_pattern_finds_what_it_should() -> None:
     for name in ("work", "home", "Users", "root"):
         assert MACHINE_PATH.search(f'open("/{name}/someone/x")')
-    assert not MACHINE_PATH.search("see /workspace/x and docs/work/y")
+        assert not MACHINE_PATH.search(f"see /{name}space/x and docs/{name}/y")

@@ -29,7 +29,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def refused(done: Done, said: str, *, code: int = 2) -> None:
+def assert_refused(done: Done, said: str, *, code: int = 2) -> None:
     """One sentence on stderr that says ``said``, nothing on stdout."""
     assert done.code == code
     assert done.out == ""
@@ -61,8 +61,8 @@ def files(folder: Path) -> list[str]:
 )
 def test_config(folder: Path, text: str, said: str) -> None:
     (folder / "config.json").write_text(text)
-    refused(plimsoll("fit", "config.json", "--on", "8xH100-SXM"), said)
-    refused(plimsoll("fit", ".", "--on", "8xH100-SXM"), said)
+    assert_refused(plimsoll("fit", "config.json", "--on", "8xH100-SXM"), said)
+    assert_refused(plimsoll("fit", ".", "--on", "8xH100-SXM"), said)
     assert files(folder) == ["config.json"]
 
 
@@ -99,9 +99,9 @@ def test_unknown_names_suggest_the_nearest(model: str, on: str, said: str) -> No
 def test_trace_rows(folder: Path, rows: str | None, said: str) -> None:
     (folder / "plan.yaml").write_text(PLAN)
     (folder / "trace.csv").write_text("" if rows is None else TRACE + rows)
-    refused(plimsoll("trace", "show", "trace.csv"), said)
-    refused(plimsoll("trace", "make", "trace.csv", "--out", "made.jsonl"), said)
-    refused(plimsoll("simulate", "plan.yaml", "-w", "trace.csv", "--out", "run"), said)
+    assert_refused(plimsoll("trace", "show", "trace.csv"), said)
+    assert_refused(plimsoll("trace", "make", "trace.csv", "--out", "made.jsonl"), said)
+    assert_refused(plimsoll("simulate", "plan.yaml", "-w", "trace.csv", "--out", "run"), said)
     assert files(folder) == ["plan.yaml", "trace.csv"]
 
 
@@ -116,7 +116,9 @@ def test_a_huge_trace_is_refused_with_its_size_or_read_in_part(folder: Path) -> 
     rows = "".join(f"2023-11-16 {time}.0,10,10\n" for time in times)
     path.write_text(TRACE + rows)
     os.truncate(path, 5 * 10**9)
-    refused(plimsoll("trace", "show", "huge.csv"), "5,000,000,000 bytes is more than is read")
+    assert_refused(
+        plimsoll("trace", "show", "huge.csv"), "5,000,000,000 bytes is more than is read"
+    )
     done = plimsoll("trace", "make", "huge.csv", "--first", "20", "--out", "part.jsonl", "--json")
     assert done.code == 0 and json.loads(done.out)["statistics"]["requests"] == 20
 
@@ -141,7 +143,7 @@ def test_a_huge_trace_is_refused_with_its_size_or_read_in_part(folder: Path) -> 
 )
 def test_options_of_simulate(folder: Path, words: list[str], said: str) -> None:
     (folder / "plan.yaml").write_text(PLAN)
-    refused(plimsoll("simulate", "plan.yaml", "-w", "500/50", *words), said)
+    assert_refused(plimsoll("simulate", "plan.yaml", "-w", "500/50", *words), said)
 
 
 @pytest.mark.parametrize(
@@ -159,7 +161,7 @@ def test_options_of_simulate(folder: Path, words: list[str], said: str) -> None:
     ],
 )
 def test_options_of_plan(words: list[str], said: str) -> None:
-    refused(plimsoll("plan", "qwen3-8b", "--on", "1xL4", *words), said)
+    assert_refused(plimsoll("plan", "qwen3-8b", "--on", "1xL4", *words), said)
 
 
 @pytest.mark.parametrize(
@@ -179,7 +181,7 @@ def test_options_of_plan(words: list[str], said: str) -> None:
 def test_plan_file(folder: Path, old: str, new: str, said: str) -> None:
     text = PLAN.replace("2xH100", "8xH100") if "tp: 3" in new else PLAN
     (folder / "plan.yaml").write_text(text.replace(old, new, 1))
-    refused(plimsoll("simulate", "plan.yaml", *REST, "--out", "run"), said)
+    assert_refused(plimsoll("simulate", "plan.yaml", *REST, "--out", "run"), said)
     assert files(folder) == ["plan.yaml"]
 
 
@@ -223,5 +225,5 @@ def test_an_slo_that_no_plan_meets(folder: Path) -> None:
     ids=" ".join,
 )
 def test_the_other_verbs(folder: Path, words: list[str]) -> None:
-    refused(plimsoll(*words), "")
+    assert_refused(plimsoll(*words), "")
     assert files(folder) == []

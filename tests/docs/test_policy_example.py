@@ -6,7 +6,7 @@ from pathlib import Path
 from plimsoll.serving.executors.simulated import InstanceSpec, SimulatedExecutor
 from plimsoll.serving.policies import POLICIES
 from plimsoll.serving.routers import ROUTERS, LeastWorkPolicy
-from tests.serving.clusters import CLOCK, poisson, same
+from tests.serving.clusters import CLOCK, assert_same, poisson
 
 PAGE = Path(__file__).parents[2] / "docs/concepts/policies.md"
 
@@ -36,7 +36,7 @@ def test_the_example_obeys_the_laws_of_the_others() -> None:
             )
             for f in (True, False)
         )
-        same(fast, plain)
+        assert_same(fast, plain)
         assert (fast.requests.status == 0).all()
 
 

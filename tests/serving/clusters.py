@@ -77,7 +77,7 @@ def disagg(
     )
 
 
-def same(a: RunRecord, b: RunRecord) -> None:
+def assert_same(a: RunRecord, b: RunRecord) -> None:
     """Both runs delivered the same tokens at the same times, up to rounding."""
     for name in ("output_tokens", "preemptions", "instance", "status", "cached_tokens"):
         assert np.array_equal(getattr(a.requests, name), getattr(b.requests, name)), name

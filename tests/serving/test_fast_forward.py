@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from plimsoll.cost.clock import LinearClock
 from plimsoll.serving.executors.simulated import Fault
-from tests.serving.clusters import POLICIES, disagg, executor, poisson, same
+from tests.serving.clusters import POLICIES, assert_same, disagg, executor, poisson
 
 
 @pytest.mark.parametrize("name", POLICIES)
@@ -22,7 +22,7 @@ def test_fast_forward_equals_stepping(name, seed, rate, num_blocks):
         executor(POLICIES[name], num_blocks=num_blocks, fast_forward=fast).run(workload)
         for fast in (True, False)
     ]
-    same(*runs)
+    assert_same(*runs)
     fast_gaps, slow_gaps = (expanded(run) for run in runs)
     assert np.allclose(fast_gaps, slow_gaps, atol=1e-9)
     assert len(runs[0].steps) <= len(runs[1].steps)
@@ -46,7 +46,7 @@ def test_fast_forward_saves_events():
 def test_fast_forward_equals_stepping_when_disaggregated_and_faulty(seed, down):
     workload = poisson(40, rate=10, seed=seed)
     faults = (Fault(instance=2, down_at_s=down, up_at_s=down + 1),)
-    same(
+    assert_same(
         *(
             disagg(prefills=2, decodes=2, num_blocks=250, faults=faults, fast_forward=f).run(
                 workload
@@ -71,7 +71,7 @@ class KinkedClock(LinearClock):
 
 def test_runs_end_at_the_kinks_of_the_clock():
     workload = poisson(40, rate=3, output=200)
-    same(
+    assert_same(
         *(
             executor(POLICIES["chunked"], clock=KinkedClock(), fast_forward=f).run(workload)
             for f in (True, False)
@@ -90,7 +90,7 @@ class FlatThenRisingClock(KinkedClock):
 
 def test_runs_end_where_a_flat_piece_ends():
     workload = poisson(40, rate=3, output=200)
-    same(
+    assert_same(
         *(
             executor(POLICIES["chunked"], clock=FlatThenRisingClock(), fast_forward=f).run(workload)
             for f in (True, False)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.serving.clusters import same
+from tests.serving.clusters import assert_same
 from tests.serving.odd_settings import setting
 
 ONCE_BROKEN = (
@@ -24,7 +24,7 @@ def expanded(record):
 def check(seed, **options):
     case = setting(seed, **options)
     fast, plain = (case.run(fast_forward=f) for f in (True, False))
-    same(fast, plain)
+    assert_same(fast, plain)
     assert np.allclose(expanded(fast), expanded(plain), atol=1e-9)
     assert fast.meta["refused"] == plain.meta["refused"]
     assert fast.meta["end_s"] == pytest.approx(plain.meta["end_s"])
@@ -75,5 +75,5 @@ def test_a_run_that_is_stopped_holds_the_tokens_of_the_steps_that_ended(seed):
     case.options.pop("refusal_rate", None)
     until_s = 0.9137 + 0.31 * seed
     fast, plain = (case.run(fast_forward=f, until_s=until_s) for f in (True, False))
-    same(fast, plain)
+    assert_same(fast, plain)
     assert (fast.steps.start_s + fast.steps.duration_s <= until_s + 1e-9).all()

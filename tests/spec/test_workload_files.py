@@ -119,9 +119,10 @@ def test_any_damage_is_read_or_refused(
     at %= len(data)
     path.write_bytes(data[:at] + insert + data[at + drop :])
     try:
-        load_workload(str(path))
+        workload = load_workload(str(path))
     except PlimsollError:
         return
+    assert len(workload) > 0
 
 
 def test_spoken_lengths() -> None:
@@ -250,9 +251,10 @@ def test_length_limits() -> None:
 @given(text=st.text(max_size=20))
 def test_any_text_is_loaded_or_refused(text: str) -> None:
     try:
-        load_workload(text, num_requests=3)
+        workload = load_workload(text, num_requests=3)
     except PlimsollError:
         return
+    assert len(workload) > 0
 
 
 @settings(max_examples=200, deadline=None)
@@ -276,9 +278,10 @@ def test_any_recipe_file_is_loaded_or_refused(
     path = tmp_path_factory.getbasetemp() / "fuzz.yaml"
     path.write_text(json.dumps(data))
     try:
-        load_workload(str(path), num_requests=3)
+        workload = load_workload(str(path), num_requests=3)
     except PlimsollError:
         return
+    assert len(workload) > 0
 
 
 def test_lengths_without_times_take_a_rate(tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ Writes library/calibration/kernels/<class>.yaml and the kernel table of docs/acc
 is a device family with measurements, ``synchronous`` (unmeasured families whose matrix units
 stall the threads that feed them, like ampere's and ada's), or ``pooled`` (every other).
 Coefficients come from the narrowest set of rows that has any: the family's rows of the engine,
-the family's, the class's, all. The left-out error of a device is that of the same procedure with
+the family's, the class's, all; experts, whose kernels several engines share, from rows of the
+kernel. The left-out error of a device is that of the same procedure with
 all its rows removed, so that only its data sheet and other devices' coefficients are used. With
 operators named, only their errors are printed and nothing is written.
 """
@@ -24,7 +25,8 @@ from plimsoll.cost.efficiency import Calibration, ElementwiseRates, FitError
 from plimsoll.spec.io import plain, write_text
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from scripts.kernel_fit import LONG_S, Model, fit, relative_errors  # noqa: E402
+from scripts.kernel_experts import KERNELS  # noqa: E402
+from scripts.kernel_fit import LONG_S, Model, fit, host_bound, relative_errors  # noqa: E402
 from scripts.kernel_models import (  # noqa: E402
     ENGINES,
     MODELS,
@@ -32,7 +34,7 @@ from scripts.kernel_models import (  # noqa: E402
     rates_of,
 )
 from scripts.kernel_report import Errors, write_tables  # noqa: E402
-from scripts.kernel_tables import DEVICES, TABLES, Group  # noqa: E402
+from scripts.kernel_tables import DEVICES, TABLES, Group, moe_kernels  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "plimsoll/library/calibration/kernels"
@@ -46,7 +48,9 @@ CLASSES = {
     "synchronous": ("volta", "blackwell-rtx"),
     "pooled": (),
 }
-BY_ENGINE = ("prefill", "decode", "latent_prefill", "latent_decode", "moe", "state")
+BY_ENGINE = ("prefill", "decode", "latent_prefill", "latent_decode", "state")
+OWN = (*BY_ENGINE, "moe")
+"""Operators with coefficients an engine, or (experts) a kernel."""
 ALIKE = {
     "prefill": (SYNCHRONOUS,),
     "state": (SYNCHRONOUS,),
@@ -54,6 +58,7 @@ ALIKE = {
     "latent_decode": (SYNCHRONOUS, ASYNCHRONOUS),
 }
 """Where kernels are written for one kind of matrix unit, devices of that kind predict better."""
+_KERNELS_OF = {"synchronous": ("ampere", "ada"), "pooled": ("hopper", "blackwell")}
 SOURCE = "scripts/calibrate_kernels.py on ai-dynamo/aiconfigurator kernel timings, commit 095f58a"
 
 Values = dict[str, float]
@@ -81,11 +86,21 @@ class Fitter:
         kinds = ALIKE.get(self.model.name, ())
         alike = next((kind for kind in kinds if name in kind), (name,))
         for families in ((name,), alike):
-            for pool in (same_engine, seen):
+            pools = (same_engine,) if self.model.name == "moe" else (same_engine, seen)
+            for pool in pools:
                 chosen = [g for g in pool if g.device.family in families]
                 if chosen:
                     return self.fit(chosen, prior)
         return prior
+
+
+def _usual_floor_s(group: Group, groups: Sequence[Group]) -> float:
+    """The median host floor of other devices' groups, for one timed without graph capture."""
+    if not group.host_s:
+        return 0.0
+    others = [g for g in groups if g.host_s and g.device.name != group.device.name]
+    same = [g.host_s for g in others if g.engine == group.engine]
+    return float(np.median(same or [g.host_s for g in others] or [0.0]))
 
 
 def calibrate(operator: str) -> tuple[Fitter, list[Errors]]:
@@ -93,12 +108,13 @@ def calibrate(operator: str) -> tuple[Fitter, list[Errors]]:
     fitter = Fitter(MODELS[operator], TABLES[operator]())
     found = []
     for group in fitter.groups:
-        engine = group.engine if operator in BY_ENGINE else ""
+        engine = group.engine if operator in OWN else ""
         family = group.device.family
         known = fitter.for_class(family, engine)
         unseen = fitter.for_class(family, engine, left_out=group.device.name)
-        inside, _ = relative_errors(fitter.model, group, known, host=True)
-        outside, _ = relative_errors(fitter.model, group, unseen, host=False)
+        inside = relative_errors(fitter.model, group, known, floor_s=group.host_s)
+        floor_s = _usual_floor_s(group, fitter.groups)
+        outside = relative_errors(fitter.model, group, unseen, floor_s=floor_s)
         found.append(
             Errors(
                 operator=operator,
@@ -107,7 +123,7 @@ def calibrate(operator: str) -> tuple[Fitter, list[Errors]]:
                 label=group.label,
                 in_sample=inside,
                 left_out=outside,
-                host_bound=bool(group.host_s),
+                host_bound=host_bound(group),
             )
         )
     return fitter, found
@@ -145,6 +161,11 @@ def _class_file(
         collective=collective_rates(
             fitters["all_reduce"].for_class(name, ""), fitters["exchange"].for_class(name, "")
         ),
+        moe={
+            kernel: rates_of("moe", fitters["moe"].for_class(name, kernel), kernel)
+            for kernel in KERNELS
+        },
+        moe_kernel=moe_kernels(_KERNELS_OF.get(name, families)),
         elementwise=ElementwiseRates(launch_s=2e-6, memory_fraction=0.7),
         errors={operator: _error(found, devices) for operator, found in errors.items()},
         source=SOURCE,

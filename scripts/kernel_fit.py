@@ -15,7 +15,7 @@ from scipy.optimize import least_squares
 
 from scripts.kernel_tables import Group
 
-__all__ = ["Model", "fit", "relative_errors"]
+__all__ = ["Model", "fit", "host_bound", "relative_errors"]
 
 LONG_S = 20e-6
 _SHORT_WEIGHT = 0.3
@@ -24,6 +24,8 @@ _PULL = 1.0
 _HOST_REACH = 2.0
 _HOST_WEIGHT = 0.05
 """Rows the host set the pace of say little of the device."""
+_HOST_SHOWS = 1.5
+"""Rows within this much of a group's floor are counted apart."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,15 +77,17 @@ def _weights(group: Group) -> np.ndarray:
 
 
 def relative_errors(
-    model: Model, group: Group, values: dict[str, float], *, host: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """|predicted / measured - 1| of the rows of 20 microseconds and more, and their mask.
+    model: Model, group: Group, values: dict[str, float], *, floor_s: float
+) -> np.ndarray:
+    """|predicted / measured - 1| of the rows of 20 microseconds and more.
 
-    ``host``: the floor of a group timed without graph capture is known (it is not for a device
-    left out of the fit).
+    ``floor_s`` is what a call takes the host at least, where it was timed without graph capture.
     """
-    seconds = model.predict(group, values)
-    if host:
-        seconds = np.maximum(seconds, group.host_s)
+    seconds = np.maximum(model.predict(group, values), floor_s)
+    return np.abs(seconds / group.latency_s - 1.0)[group.latency_s >= LONG_S]
+
+
+def host_bound(group: Group) -> np.ndarray:
+    """Which rows of 20 microseconds and more show the host's call time rather than the device."""
     long = group.latency_s >= LONG_S
-    return np.abs(seconds / group.latency_s - 1.0)[long], long
+    return (group.latency_s < _HOST_SHOWS * group.host_s)[long]

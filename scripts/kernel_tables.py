@@ -1,13 +1,15 @@
 """Kernel timings as arrays, grouped so that one call of an operator formula predicts a group.
 
-A group is one device, engine and number format. Rows are drawn at random, evenly over devices and
-engines; none is left out for its value. Where even the smallest shapes of a group take long, the
-calls were timed without graph capture and the host set the pace: ``host_s`` is that floor.
+A group is one device, engine and number format (experts: and kernel). Rows are drawn at random,
+evenly over devices and engines; none is left out for its value. Where even the smallest shapes of
+a group take long, the calls were timed without graph capture and the host set the pace: ``host_s``
+is that floor.
 Message sizes of collectives count elements, as the times of 8- and 16-bit rows show.
 Source of the rows: ai-dynamo/aiconfigurator, commit 095f58a (Apache-2.0).
 """
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,13 +20,13 @@ import polars as pl
 from plimsoll.cost.attention_shape import AttentionShape
 from plimsoll.cost.gemm import Multiply, multiply_format
 from plimsoll.cost.moe import MoeShape
-from plimsoll.cost.routing import ExpertLoad, expert_load
 from plimsoll.cost.state_space import StateShape
 from plimsoll.spec.dtype import DType
 from plimsoll.spec.fleet import load_device
 from plimsoll.spec.hardware import Device
+from scripts.kernel_experts import computes_all, kernel_name, measured_load
 
-__all__ = ["DATA", "DEVICES", "Group", "TABLES"]
+__all__ = ["DATA", "DEVICES", "Group", "TABLES", "moe_kernels"]
 
 DATA = Path(__file__).resolve().parents[1] / "../shared/data/kernels"
 DEVICES = {
@@ -46,6 +48,14 @@ _FORMATS = {
     "w4a8_mxfp4_mxfp8": DType.MXFP4,
 }
 _EXPANDED = {"int8_wo", "int4_wo", "w4a16_mxfp4"}
+_MOE_LIKE = {
+    DType.FP32: DType.BF16,
+    DType.FP16: DType.BF16,
+    DType.INT8: DType.FP8,
+    DType.MXFP8: DType.FP8,
+    DType.INT4_G32: DType.INT4,
+}
+"""Formats whose experts were not measured, and one that they run like."""
 _PLAIN_WIDTHS = (1856, 2688, 5120)
 """Expert widths of the measured models whose experts have two matrices instead of three."""
 
@@ -54,7 +64,10 @@ Arrays = dict[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """Rows that one call predicts; ``sizes`` are what the formula takes beside device and rates."""
+    """Rows that one call predicts; ``sizes`` are what the formula takes beside device and rates.
+
+    ``engine`` is whose coefficients they share: an engine, or a kernel that several engines run.
+    """
 
     device: Device
     engine: str
@@ -64,15 +77,22 @@ class Group:
     host_s: float
 
 
-def _read(operator: str, num_rows: int) -> pl.DataFrame:
-    """Rows of an operator from all files, at most ``num_rows``, evenly from each file."""
+def _read(
+    operator: str,
+    num_rows: int,
+    mark: Callable[[pl.DataFrame, str], pl.DataFrame] = lambda table, device: table,
+) -> pl.DataFrame:
+    """Rows of an operator from all files, at most ``num_rows``, evenly from each file.
+
+    ``mark`` adds columns that need a whole file (and its device) to be known.
+    """
     files = sorted(DATA.glob(f"*/{operator}.*.parquet"))
     if not files:
         raise SystemExit(f"{DATA}: no files for {operator}; the kernel timings are needed here")
     generator = np.random.default_rng(0)
     parts = []
     for file in files:
-        table = pl.read_parquet(file)
+        table = mark(pl.read_parquet(file), file.parent.name)
         most = max(1, num_rows // len(files))
         if table.height > most:
             table = table[np.sort(generator.permutation(table.height)[:most])]
@@ -93,6 +113,7 @@ def _groups(
     *,
     floor_s: float,
     label: Callable[[pl.DataFrame], str],
+    runner: str = "engine_",
 ) -> list[Group]:
     found = []
     for part in table.partition_by(["device_", "engine_", *keys], maintain_order=True):
@@ -103,7 +124,7 @@ def _groups(
         found.append(
             Group(
                 device=device,
-                engine=part["engine_"][0],
+                engine=part[runner][0],
                 label=label(part),
                 sizes=sizes(part, device),
                 latency_s=latency_s,
@@ -228,34 +249,62 @@ def _sequence_sizes(
     }
 
 
+def _kernels(table: pl.DataFrame, device: str) -> pl.DataFrame:
+    """Expert-layer rows of one file with their kernel, and whether they computed all choices."""
+    whole = set(computes_all(table)) if table["framework"][0].lower() == "sglang" else set()
+    columns = ("moe_dtype", "kernel_source", "hidden_size", "inter_size", "topk", "num_experts")
+    family = DEVICES[device].family
+    return table.with_columns(
+        kernel_=pl.Series(
+            [
+                kernel_name(source, weight, family)
+                for source, weight in table.select("kernel_source", "moe_dtype").iter_rows()
+            ]
+        ),
+        computes_all=pl.Series([row in whole for row in table.select(*columns).iter_rows()]),
+    )
+
+
+def moe_kernels(families: Sequence[str]) -> dict[str, dict[DType, str]]:
+    """Which kernel each engine runs experts of a format with, on devices of ``families``.
+
+    The one with most rows: the engine's, else any engine's; of the format, else of one it runs
+    like. Formats that none of these devices multiplies run as 4-bit weights do.
+    """
+    counts: Counter[tuple[str, str, DType, str]] = Counter()
+    for file in sorted(DATA.glob("*/moe.*.parquet")):
+        device, engine = DEVICES[file.parent.name], file.name.split(".")[1].split("-")[0]
+        columns = ["kernel_source", "moe_dtype"]
+        table = pl.read_parquet(file, columns=columns)
+        for source, weight, rows in table.group_by(columns).len().rows():
+            kernel = kernel_name(source, weight, device.family)
+            counts[engine, device.family, _FORMATS[weight], kernel] += rows
+    native = {f for d in DEVICES.values() if d.family in families for f in d.peak_flops_per_s}
+
+    def commonest(weight: DType, engines: Collection[str], places: Collection[str]) -> str:
+        found: Counter[str] = Counter()
+        for (engine, place, what, kernel), rows in counts.items():
+            if what is weight and engine in engines and place in places:
+                found[kernel] += rows
+        return max(found, key=found.__getitem__, default="")
+
+    def choose(engine: str, weight: DType) -> str:
+        like = [weight, _MOE_LIKE.get(weight, weight)]
+        like = [*like, DType.FP8] if weight.math in native else [*like, DType.INT4]
+        for who in ((engine,), engines):
+            for one in like:
+                if found := commonest(one, who, families):
+                    return found
+        return commonest(DType.INT4, engines, places)
+
+    engines = sorted({engine for engine, *_ in counts})
+    places = {place for _, place, *_ in counts}
+    return {engine: {f: choose(engine, f) for f in DType} for engine in engines}
+
+
 def _moe() -> list[Group]:
     def sizes(part: pl.DataFrame, device: Device) -> Arrays:
-        c = _numbers(
-            part,
-            "num_tokens",
-            "hidden_size",
-            "inter_size",
-            "topk",
-            "num_experts",
-            "moe_tp_size",
-            "moe_ep_size",
-        )
-        name = part["distribution"].to_numpy()
-        exponent = np.where(name == "power_law_1.2", 1.2, np.where(name == "balanced", 0.0, 1.01))
-        load = expert_load(
-            c["num_tokens"],
-            num_experts=c["num_experts"],
-            top_k=c["topk"],
-            groups=c["moe_ep_size"],
-            exponent=exponent,
-        )
-        mean = c["num_tokens"] * c["topk"] / c["moe_ep_size"]
-        local = np.maximum(1.0, c["num_experts"] / c["moe_ep_size"])
-        even = exponent == 0
-        load = ExpertLoad(
-            np.where(even, np.minimum(local, np.maximum(mean, 1e-9)), load.experts_hit),
-            np.where(even, mean, load.pairs),
-        )
+        c = _numbers(part, "hidden_size", "inter_size", "moe_tp_size")
         shape = MoeShape(
             width=c["hidden_size"],
             inner=c["inter_size"] / c["moe_tp_size"],
@@ -266,14 +315,15 @@ def _moe() -> list[Group]:
             exponent=0.0,
         )
         how = _multiply(part["moe_dtype"][0], device)
-        return {"load": load, "mean": mean, "shape": shape, "how": how}
+        return {"load": measured_load(part), "shape": shape, "how": how}
 
     return _groups(
-        _read("moe", 24000),
-        ["moe_dtype"],
+        _read("moe", 24000, _kernels),
+        ["moe_dtype", "kernel_"],
         sizes,
         floor_s=80e-6,
         label=lambda part: str(part["moe_dtype"][0]),
+        runner="kernel_",
     )
 
 
@@ -282,7 +332,9 @@ def _all_reduce() -> list[Group]:
 
     def sizes(part: pl.DataFrame, device: Device) -> Arrays:
         c = _numbers(part, "message_size", "num_gpus")
-        return {"message": 2.0 * c["message_size"], "members": c["num_gpus"]}
+        copies = float(part["kernel_source"][0].endswith("eager"))
+        message = 2.0 * c["message_size"]
+        return {"message": message, "members": c["num_gpus"], "copies": copies}
 
     return _groups(
         table,

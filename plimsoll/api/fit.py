@@ -9,10 +9,13 @@ from typing import Any
 
 from plimsoll.api.commands import command
 from plimsoll.api.fit_changes import Asked, cuts_of, nothing_fits
+from plimsoll.api.latency_bands import factors
+from plimsoll.cost.error_bands import Metric, latency_band
 from plimsoll.cost.gemm import multiply_format
 from plimsoll.cost.kv import kv_bytes_per_token
 from plimsoll.cost.memory import Footprint, footprint, kv_capacity, max_context
 from plimsoll.cost.step import replica_clock
+from plimsoll.report.band_words import EIGHT_OF_TEN, band_range, widened_words
 from plimsoll.report.document import Report, Table
 from plimsoll.report.pictures import MemoryPart, MemoryWaterfall
 from plimsoll.spec.dtype import DType
@@ -22,7 +25,7 @@ from plimsoll.spec.hardware import FleetPart
 from plimsoll.spec.io import plain
 from plimsoll.spec.model import ModelSpec
 from plimsoll.spec.model_files import load_model
-from plimsoll.spec.origin import Origin
+from plimsoll.spec.origin import Band, Origin
 from plimsoll.spec.parameters import active_parameters, total_parameters
 from plimsoll.spec.plan import Parallel
 from plimsoll.spec.units import format_bytes, format_seconds
@@ -103,6 +106,7 @@ class FitAnswer:
                 "* best start: most output tokens/s that memory allows",
                 "weights and KV of one GPU; requests at once in one copy; TPOT of one and of all "
                 f"of them; prefill of {self.context_tokens:,} tokens",
+                self._band_note(best),
                 *(
                     f"tp {row.tp}{f' pp {row.pp}' if row.pp > 1 else ''} on {row.device}: little "
                     f"room for KV, {row.kv_tokens:,} tokens"
@@ -151,11 +155,53 @@ class FitAnswer:
             "total_parameters": total_parameters(self.model),
             "active_parameters": active_parameters(self.model),
             "rows": [
-                {**plain(row), "output_tokens_per_s_bound": row.output_tokens_per_s}
+                {
+                    **plain(row),
+                    "output_tokens_per_s_bound": row.output_tokens_per_s,
+                    **{
+                        key: factor
+                        for name, band in self.bands(row).items()
+                        for key, factor in factors(name, band).items()
+                    },
+                }
                 for row in self.rows
             ],
             "assumptions": list(self.assumptions),
         }
+
+    def bands(self, row: FitRow) -> dict[str, Band]:
+        """Error bands of a cut's times: TPOT of one request and of all, and the prefill.
+
+        A prefill alone is the TTFT of a request that waits for nothing.
+        """
+
+        def band(metric: Metric, num_requests: int) -> Band:
+            return latency_band(
+                metric,
+                disaggregated=False,
+                device=row.device,
+                model=self.model,
+                prompt_tokens=self.context_tokens,
+                output_tokens=None,
+                batch_per_device=num_requests / (row.tp * row.pp),
+            )
+
+        return {
+            "step": band("tpot", 1),
+            "full_step": band("tpot", row.num_requests),
+            "prefill": band("ttft", 1),
+        }
+
+    def _band_note(self, row: FitRow) -> str:
+        bands = self.bands(row)
+        shown = (
+            ("TPOT 1", row.step_s, bands["step"]),
+            ("full", row.full_step_s, bands["full_step"]),
+            ("prefill", row.prefill_s, bands["prefill"]),
+        )
+        ranges = ", ".join(f"{name} {band_range(value, band)}" for name, value, band in shown)
+        wider = widened_words(*bands.values())
+        return f"times of the best start {EIGHT_OF_TEN}: {ranges}{wider}"
 
     @staticmethod
     def _cells(row: FitRow, mixed: bool, best: bool) -> tuple[str, ...]:

@@ -5,26 +5,29 @@ Each point is repeated: over seeds for workloads drawn from statistics, over con
 for a trace. All runs last the same simulated time.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from plimsoll.api.commands import command, rounded_down, workload_words
+from plimsoll.api.latency_bands import band_data, run_bands
 from plimsoll.api.run_folder import WorkloadSpec
 from plimsoll.api.simulate import load_plan
 from plimsoll.planning.goodput import sustained_rate
 from plimsoll.planning.judging import SimulatorJudge
 from plimsoll.planning.offered_load import at_rate, take_rows
+from plimsoll.report.band_words import EIGHT_OF_TEN, band_range, widened_words
 from plimsoll.report.document import KeyNumber, Report
 from plimsoll.report.pictures import LoadCurvePicture, LoadPoint, Spread
 from plimsoll.report.summary_tables import target_name
+from plimsoll.report.wording import seconds_text
 from plimsoll.spec.errors import InfeasibleError, SpecError
 from plimsoll.spec.fleet import parse_fleet
 from plimsoll.spec.io import plain
 from plimsoll.spec.model_files import load_model
-from plimsoll.spec.origin import Number, Origin
+from plimsoll.spec.origin import Band, Number, Origin
 from plimsoll.spec.plan import ServingPlan
 from plimsoll.spec.slo import Slo, SloTarget
 from plimsoll.spec.summary import Summary
@@ -41,12 +44,13 @@ _TOLERANCE = 0.05
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadCurveAnswer:
-    """The curve, and what was asked."""
+    """The curve, and what was asked; ``bands`` by metric are those of the run at the knee."""
 
     plan: ServingPlan
     plan_path: str
     workload: WorkloadSpec
     picture: LoadCurvePicture
+    bands: dict[str, Band] = field(default_factory=dict)
 
     def report(self) -> Report:
         """See ``Answer``."""
@@ -68,6 +72,7 @@ class LoadCurveAnswer:
             command=command("simulate", self.plan_path, *workload_words(self.workload), "--sweep"),
             key_numbers=numbers,
             pictures=(picture,),
+            notes=self._band_notes(),
             next_command=command(
                 "simulate",
                 self.plan_path,
@@ -82,7 +87,23 @@ class LoadCurveAnswer:
             "plan": plain(self.plan),
             "workload": plain(self.workload),
             "curve": plain(self.picture),
+            "error_bands": band_data(self.bands),
         }
+
+    def _band_notes(self) -> tuple[str, ...]:
+        """The latency drawn, at the knee, with its band; none for a metric without one."""
+        picture = self.picture
+        band = self.bands.get(picture.latency_name.split()[1].lower())
+        at_knee = next(
+            (p for p in picture.points if p.request_rate_per_s == picture.knee_rate_per_s), None
+        )
+        if band is None or at_knee is None or at_knee.latency_s is None:
+            return ()
+        mean_s = at_knee.latency_s.mean
+        return (
+            f"{picture.latency_name} at the knee, {seconds_text(mean_s)}: "
+            f"{band_range(mean_s, band)} {EIGHT_OF_TEN}{widened_words(band)}",
+        )
 
 
 def load_curve(
@@ -117,11 +138,14 @@ def load_curve(
     target = _tail(plan)
     points = []
     origin = Origin.MODELED
+    bands: dict[str, Band] = {}
     for share in _SHARES:
         rate = share * found.rate_per_s
         runs = [judge(plan, at_rate(part, rate, _DURATION_S)).summary for part in parts]
         summaries = [run for run in runs if run is not None]
         origin = summaries[0].origin
+        if share == 1:
+            bands = run_bands(plan, fleet, model, first, summaries[0])
         latencies = [x for x in (_observed(s, target) for s in summaries) if x is not None]
         points.append(
             LoadPoint(
@@ -140,7 +164,9 @@ def load_curve(
         bound_s=target.bound_s,
         origin=origin,
     )
-    return LoadCurveAnswer(plan=plan, plan_path=plan_path, workload=workload, picture=picture)
+    return LoadCurveAnswer(
+        plan=plan, plan_path=plan_path, workload=workload, picture=picture, bands=bands
+    )
 
 
 def _parts(workload: WorkloadSpec, seed: int) -> list[Workload]:

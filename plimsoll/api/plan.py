@@ -7,6 +7,7 @@ from typing import Any
 
 from plimsoll.api.commands import command, rounded_down, slo_words, workload_words
 from plimsoll.api.export import context_for
+from plimsoll.api.latency_bands import band_data, run_bands
 from plimsoll.api.run_folder import WorkloadSpec
 from plimsoll.planning.length_limits import refused_fraction
 from plimsoll.planning.objective import Objective
@@ -14,6 +15,7 @@ from plimsoll.planning.plan_space import SpaceOptions
 from plimsoll.planning.question import Answer, Choice, Progress, Question
 from plimsoll.planning.search import search
 from plimsoll.planning.tradeoffs import plan_words
+from plimsoll.report.band_words import EIGHT_OF_TEN, band_cell
 from plimsoll.report.document import KeyNumber, Report, Table
 from plimsoll.report.export import serve_command
 from plimsoll.report.pictures import ParetoPicture, ParetoPoint
@@ -23,7 +25,7 @@ from plimsoll.spec.errors import PlimsollError
 from plimsoll.spec.fleet import parse_fleet
 from plimsoll.spec.io import plain
 from plimsoll.spec.model_files import load_model
-from plimsoll.spec.origin import Number, Origin
+from plimsoll.spec.origin import Band, Number, Origin
 from plimsoll.spec.plan import ServingPlan
 from plimsoll.spec.slo import Slo, SloTarget
 from plimsoll.spec.workload_files import load_workload
@@ -74,9 +76,10 @@ class PlanAnswer:
         origin = Origin(chosen.origin)
         tables = [self._choices()]
         if chosen.at_load is not None:
-            tables.append(percentile_table(chosen.at_load))
+            bands = self.bands(chosen)
+            tables.append(percentile_table(chosen.at_load, bands))
             if chosen.at_load.targets:
-                tables.append(verdict_table(chosen.at_load))
+                tables.append(verdict_table(chosen.at_load, bands))
         tables.append(self._counts())
         targets = ", ".join(target_name(t) for t in question.slo.targets) or "no SLO"
         gpus = chosen.plan.num_devices
@@ -154,8 +157,8 @@ class PlanAnswer:
             "workload": plain(self.workload),
             "slo": plain(self.question.slo),
             "objective": self.question.objective,
-            "chosen": _choice_data(found.chosen),
-            "runners_up": [_choice_data(choice) for choice in found.runners_up],
+            "chosen": self._choice_data(found.chosen),
+            "runners_up": [self._choice_data(choice) for choice in found.runners_up],
             "pareto": [
                 {
                     "family": p.family,
@@ -173,20 +176,46 @@ class PlanAnswer:
             "partial": found.partial,
         }
 
+    def bands(self, choice: Choice) -> dict[str, Band]:
+        """The error bands of TTFT and TPOT of a plan that was simulated; {} without a load."""
+        if choice.at_load is None:
+            return {}
+        asked = self.question
+        return run_bands(choice.plan, asked.fleet, asked.model, asked.workload, choice.at_load)
+
+    def _choice_data(self, choice: Choice) -> dict[str, Any]:
+        goodput, bands = choice.goodput, self.bands(choice)
+        return {
+            "plan": plain(choice.plan),
+            "keeps_slo": choice.keeps_slo,
+            "goodput_requests_per_s": None if goodput is None else goodput.rate_per_s,
+            "goodput_requests_per_s_per_device": None
+            if goodput is None
+            else goodput.rate_per_s_per_device,
+            "at_load": None if choice.at_load is None else plain(choice.at_load),
+            "error_bands": band_data(bands) if bands else None,
+            "origin": choice.origin,
+            "trade": choice.trade,
+        }
+
     def _choices(self) -> Table:
         rows, legend = [], []
         for letter, choice in zip(
             "ABCDEFGH", (self.found.chosen, *self.found.runners_up), strict=False
         ):
-            load, goodput = choice.at_load, choice.goodput
+            load, goodput, bands = choice.at_load, choice.goodput, self.bands(choice)
+            ttft_s = load.ttft_s.p99 if load and load.ttft_s else None
+            tpot_s = load.tpot_s.p99 if load and load.tpot_s else None
             rows.append(
                 (
                     letter,
                     f"{choice.plan.num_devices}",
                     "-" if goodput is None else f"{goodput.rate_per_s:.3g}",
                     "-" if goodput is None else f"{goodput.rate_per_s_per_device:.3g}",
-                    seconds_text(load.ttft_s.p99 if load and load.ttft_s else None),
-                    seconds_text(load.tpot_s.p99 if load and load.tpot_s else None),
+                    seconds_text(ttft_s),
+                    band_cell(ttft_s, bands.get("ttft")),
+                    seconds_text(tpot_s),
+                    band_cell(tpot_s, bands.get("tpot")),
                     "kept" if choice.keeps_slo else "missed",
                 )
             )
@@ -197,9 +226,21 @@ class PlanAnswer:
                 "scores a few percent apart count as equal, and of such plans the simpler one "
                 "on fewer GPUs is chosen"
             )
+        if any(choice.at_load for choice in (self.found.chosen, *self.found.runners_up)):
+            legend.append(f"8 of 10: the P99 {EIGHT_OF_TEN}")
         return Table(
             title=f"The plan and its runners-up, by {_OBJECTIVES[self.question.objective]}",
-            columns=("", "GPUs", "req/s", "per GPU", "TTFT P99", "TPOT P99", "SLO"),
+            columns=(
+                "",
+                "GPUs",
+                "req/s",
+                "per GPU",
+                "TTFT P99",
+                "8 of 10",
+                "TPOT P99",
+                "8 of 10",
+                "SLO",
+            ),
             rows=tuple(rows),
             notes=tuple(legend),
         )
@@ -339,18 +380,3 @@ def _number(
     if value is None:
         return None
     return KeyNumber(name=name, number=Number(value=value, unit=unit, origin=origin), note=note)
-
-
-def _choice_data(choice: Choice) -> dict[str, Any]:
-    goodput = choice.goodput
-    return {
-        "plan": plain(choice.plan),
-        "keeps_slo": choice.keeps_slo,
-        "goodput_requests_per_s": None if goodput is None else goodput.rate_per_s,
-        "goodput_requests_per_s_per_device": None
-        if goodput is None
-        else goodput.rate_per_s_per_device,
-        "at_load": None if choice.at_load is None else plain(choice.at_load),
-        "origin": choice.origin,
-        "trade": choice.trade,
-    }

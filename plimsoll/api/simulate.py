@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from plimsoll import __version__
 from plimsoll.api.commands import command, slo_words, workload_words
+from plimsoll.api.latency_bands import band_data, run_bands
 from plimsoll.api.run_folder import (
     RunSpec,
     WorkloadSpec,
@@ -46,6 +47,7 @@ from plimsoll.spec.fleet import parse_fleet
 from plimsoll.spec.io import plain, read
 from plimsoll.spec.model import ModelSpec
 from plimsoll.spec.model_files import load_model
+from plimsoll.spec.origin import Band
 from plimsoll.spec.plan import ServingPlan
 from plimsoll.spec.record import RunRecord
 from plimsoll.spec.slo import Slo
@@ -76,9 +78,10 @@ class SimulateAnswer:
         """See ``Answer``."""
         s, plan = self.summary, self.run.plan
         slo = plan.slo
-        tables = [percentile_table(s)]
+        bands = self.bands()
+        tables = [percentile_table(s, bands)]
         if s.targets:
-            tables.append(verdict_table(s))
+            tables.append(verdict_table(s, bands))
         if len(s.classes) > 1:
             tables.append(class_table(s))
         tables.append(instance_table(s))
@@ -122,6 +125,12 @@ class SimulateAnswer:
             next_command=self._next(),
         )
 
+    def bands(self) -> dict[str, Band]:
+        """The error bands of TTFT and TPOT."""
+        plan = self.run.plan
+        fleet = parse_fleet(plan.fleet)
+        return run_bands(plan, fleet, self.model, self.workload, self.summary)
+
     def _next(self) -> str:
         """Start a plan that keeps its promise; search again where it does not."""
         plan = self.run.plan
@@ -136,6 +145,7 @@ class SimulateAnswer:
             "format_version": 1,
             "run": plain(self.run),
             "summary": plain(self.summary),
+            "error_bands": band_data(self.bands()),
             "mean_power_w": self.power.mean_w,
             "notes": [*self.unpriced, *self._uncached()],
         }

@@ -28,6 +28,7 @@ from plimsoll.cli.options import (
 )
 from plimsoll.cli.peak import peak
 from plimsoll.cli.trace import trace_app
+from plimsoll.cli.validate import validate
 from plimsoll.spec.errors import InfeasibleError, PlimsollError
 
 __all__ = ["app", "run"]
@@ -336,6 +337,7 @@ def doctor(json: Json = False) -> None:
 
 
 app.command()(peak)
+app.command()(validate)
 app.add_typer(trace_app, name="trace")
 
 

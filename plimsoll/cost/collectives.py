@@ -1,8 +1,10 @@
 """Time of collective operations and point-to-point messages between devices.
 
 All-reduce in a node: small messages are read from every peer at once ((n-1) * bytes), larger ones
-reduced and gathered (2(n-1)/n * bytes, the ring volume); the faster is taken. Devices on a shared
-bus slow each other down. Across nodes the reduction is hierarchical: in the node, across nodes on
+reduced and gathered (2(n-1)/n * bytes, the ring volume); the faster is taken, between two devices
+always the first. Past 8 MiB engines
+leave their own kernels for the library's, which fills its channels first. Devices on a shared bus
+slow each other down. Across nodes the reduction is hierarchical: in the node, across nodes on
 each device's share, in the node again. All-gather, reduce-scatter and all-to-all move (n-1)/n of
 a rank's bytes; between nodes an all-to-all sends each message over its sender's link, while rows
 that a whole node needs enter it once, spread over its devices' links. Leaves out congestion
@@ -22,6 +24,8 @@ from plimsoll.spec.hardware import Device, Link
 __all__ = ["Fabric", "all_reduce_work", "exchange_work", "fabric_of", "send_work"]
 
 _SHARED = ("pcie", "host")
+_OWN_KERNEL_BYTES = 8 * 2**20
+"""Largest message that vLLM's and SGLang's all-reduce kernels take; TensorRT-LLM's is near."""
 
 
 class Fabric(NamedTuple):
@@ -64,7 +68,9 @@ def _local_reduce_s(
     one_shot_s = message_bytes * (members - 1) / (rate * rates.one_shot_fraction)
     volume = message_bytes * 2 * (members - 1) / members
     two_shot_s = rates.two_shot_s + volume / (rate * rates.two_shot_fraction)
-    return np.minimum(one_shot_s, two_shot_s)
+    own_s = np.where(members > 2, np.minimum(one_shot_s, two_shot_s), one_shot_s)
+    large_s = rates.large_s + volume / (rate * rates.large_fraction)
+    return np.where(message_bytes > _OWN_KERNEL_BYTES, np.maximum(own_s, large_s), own_s)
 
 
 def all_reduce_work(

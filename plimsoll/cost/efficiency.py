@@ -3,8 +3,8 @@
 A class is a device family (ampere, ada, hopper, blackwell). Families with kernel measurements
 have coefficients of their own. Other families share a fit: ``synchronous`` for devices whose
 matrix units stall the threads that feed them (volta, rtx-class), ``pooled`` for all the rest.
-Attention, experts and quantization differ between engines, so those are kept per engine. A
-device whose own kernels were measured is ``calibrated``; all others are ``modeled``.
+Attention and quantization differ between engines, so those are kept per engine, and experts per
+kernel. A device whose own kernels were measured is ``calibrated``; all others are ``modeled``.
 Fixed latencies are at a clock of 1.8 GHz and scale with the device's.
 Source: library/calibration/*.yaml, written by scripts/calibrate_kernels.py.
 """
@@ -108,23 +108,32 @@ class DecodeRates:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MoeRates:
-    """Grouped multiplies over experts.
+    """Grouped multiplies over experts, by one kernel.
 
-    ``tile_tokens`` are added to each expert that is hit; ``wave_s`` is the fixed part of a wave
-    of tiles. ``activation_fraction`` is the share of bandwidth that rows move at, sorting them
-    by expert included; ``skew_power`` corrects the busiest device's share. ``compute_fraction``
-    is by weight format; formats expanded before the multiply share ``expanded_fraction``.
+    Rows of a hit expert are filled up to a tile of ``tile_least_tokens`` and ``tile_growth`` more
+    a row, ``tile_most_tokens`` at most. ``wave_s`` is the fixed part of a wave of tiles,
+    ``depth_s`` the serial time of one value of a multiply's depth. ``activation_fraction`` is
+    the share of bandwidth that rows move at, sorting them by expert included;
+    ``foreign_share`` of a row is also handled for a choice that falls on another device.
+    ``asynchronous`` is how far the kernel is from warp-wide instructions (0) to the device's own
+    (1). ``compute_fraction`` is by weight format, ``expanded_fraction`` that of formats expanded
+    before the multiply.
     """
 
     __pydantic_config__: ClassVar = PLAIN
     launch_s: NotNegative
     memory_fraction: Positive
-    tile_tokens: NotNegative
+    sharpness: Positive
+    tile_least_tokens: NotNegative
+    tile_growth: NotNegative
+    tile_most_tokens: NotNegative
     wave_s: NotNegative
+    depth_s: NotNegative
     activation_fraction: Positive
-    skew_power: NotNegative
+    foreign_share: NotNegative
+    asynchronous: Fraction
     compute_fraction: dict[DType, Positive]
-    expanded_fraction: Positive
+    expanded_fraction: dict[DType, Positive]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,10 +141,11 @@ class CollectiveRates:
     """Messages between devices.
 
     Small all-reduces read every peer's copy (one shot), larger ones reduce and gather (two
-    shots). ``contention`` is the power of half the group by which devices on a shared bus slow
-    each other down. ``exchange_*`` are of all-gather, reduce-scatter and all-to-all: beside
-    latency and rate, messages past ``exchange_ramp_bytes`` pay ``exchange_ramp_s`` to fill the
-    channels of the large-message protocol.
+    shots), the largest leave it to the library (``large_*``). ``contention`` is the power of
+    half the group by which devices on a shared bus slow each other down. ``exchange_*`` are of
+    all-gather, reduce-scatter and all-to-all: beside latency and rate, messages past
+    ``exchange_ramp_bytes`` pay ``exchange_ramp_s`` to fill the channels of the large-message
+    protocol.
     """
 
     __pydantic_config__: ClassVar = PLAIN
@@ -144,6 +154,8 @@ class CollectiveRates:
     one_shot_fraction: Positive
     two_shot_s: NotNegative
     two_shot_fraction: Positive
+    large_s: NotNegative
+    large_fraction: Positive
     contention: NotNegative
     exchange_launch_s: NotNegative
     exchange_member_s: NotNegative
@@ -189,7 +201,11 @@ class FitError:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
-    """All coefficients of one device class; ``devices`` are those whose kernels were measured."""
+    """All coefficients of one device class; ``devices`` are those whose kernels were measured.
+
+    Experts run in kernels that engines share: ``moe`` is by kernel, and ``moe_kernel`` says which
+    one an engine runs a weight format with.
+    """
 
     __pydantic_config__: ClassVar = PLAIN
     FORMAT_VERSION: ClassVar[int] = 1
@@ -203,12 +219,17 @@ class Calibration:
     latent_prefill: dict[str, PrefillRates]
     latent_decode: dict[str, DecodeRates]
     moe: dict[str, MoeRates]
+    moe_kernel: dict[str, dict[DType, str]]
     collective: CollectiveRates
     state: dict[str, StateRates]
     elementwise: ElementwiseRates
     errors: dict[str, FitError]
     source: str
     as_of: str
+
+    def moe_rates(self, engine: str, weight: DType) -> MoeRates:
+        """The coefficients of the kernel that ``engine`` runs experts of a format with."""
+        return self.moe[self.moe_kernel[engine][weight]]
 
     def origin_for(self, device: Device) -> Literal["calibrated", "modeled"]:
         """``calibrated`` if this very device was measured, else ``modeled``."""

@@ -282,7 +282,8 @@ def _moe(layer: Layer, ffn: MoeFfn, count: float, setting: Setting) -> Iterator[
     shape = moe_shape(
         ffn, hidden, ep=parallel.ep, moe_tp=parallel.moe_tp, exponent=setting.routing_exponent
     )
-    how, rates = _weight(setting, layer, "experts"), setting.calibration.moe[setting.engine.kernels]
+    how = _weight(setting, layer, "experts")
+    rates = setting.calibration.moe_rates(setting.engine.kernels, how.weight)
 
     def work(tokens: Floats) -> Work:
         return moe_work(tokens, shape, how=how, device=device, rates=rates)

@@ -4,8 +4,10 @@
 times, so three tables are made from it: time by tokens of the step, time by sampled tokens, and,
 for each decode batch, a line over total context between knots a tenth apart. Prompt attention is
 a closed form in the pairs each chunk sees. Attention data parallelism takes the busiest rank: an
-even share of the batch, or the largest chunk if that is more, since a chunk cannot be split.
-Leaves out vision towers and speculation. Source: ``cost/operators.py``; coefficients in library.
+even share of the batch, or the largest chunk if that is more, since a chunk cannot be split. What
+prompts add to a step beside its decodes is multiplied by the engine's factor for prompts.
+Leaves out vision towers and the draft model of speculation.
+Source: ``cost/operators.py``; coefficients in library.
 """
 
 from bisect import bisect_left
@@ -17,6 +19,7 @@ import numpy as np
 
 from plimsoll.cost.attention import visible_pairs
 from plimsoll.cost.efficiency import calibration_for
+from plimsoll.cost.engine_factors import engine_program
 from plimsoll.cost.host import engine_profile
 from plimsoll.cost.kv import kv_bytes
 from plimsoll.cost.operators import PrefillOp, Setting, StepProgram, step_program
@@ -78,17 +81,19 @@ class ReplicaClock:
     """A ``StepClock`` of one replica; make one with ``replica_clock``."""
 
     def __init__(self, setting: Setting, program: StepProgram | None = None) -> None:
-        """``program`` None: the operator model's; else one that reads profiles."""
+        """``program`` None: the operator model's in the engine; else one that reads profiles."""
         self.setting = setting
         self.num_stages = setting.parallel.pp
         self.origin: Literal["calibrated", "modeled"] = setting.calibration.origin_for(
             setting.device
         )
-        self._program = program or step_program(setting)
+        self._program = program or engine_program(step_program(setting), setting)
         self._ranks = setting.parallel.attention_dp
         engine = setting.engine
         self._host_s, self._sequence_s = engine.step_s, engine.sequence_s
         self._prompt_launch_s = engine.prompt_launch_s
+        self._prompt_step_s = engine.prompt_step_s
+        self._more_for_prompts = engine.factors.prompts - 1.0
         grid = _token_grid()
         self._grid: list[float] = grid.tolist()
         self._rank_table = self._tabulate("rank", grid)
@@ -137,6 +142,7 @@ class ReplicaClock:
             )
             i = bisect_left(limits, decode_context)
             total += attention[i] + slopes[i] * decode_context
+        prompts_s = 0.0
         for times, limit, chunk, line in self._prefills:
             fixed, per_pair, per_new, per_cached, per_span = line
             work, most, longest = 0.0, 0.0, 0
@@ -155,9 +161,38 @@ class ReplicaClock:
             work *= share
             if most > work:
                 work = most
-            total += times * (fixed + work + per_span * longest)
+            prompts_s += times * (fixed + work + per_span * longest)
+        total += prompts_s + self._prompt_step_s
+        if self._more_for_prompts:
+            more_s = prompts_s + self._tokens_s(tokens, rank_tokens, sampled)
+            if num_decodes:
+                alone = num_decodes if ranks == 1 else -(-num_decodes // ranks)
+                more_s -= self._tokens_s(num_decodes, alone, alone)
+            total += self._more_for_prompts * max(0.0, more_s)
         least = self._prompt_launch_s + host_s
         return total if total > least else least
+
+    def _tokens_s(self, tokens: int, rank_tokens: int, sampled: int) -> float:
+        """Operators that follow counts of tokens: of the replica, of a rank, and sampled."""
+        return (
+            self._look_up(self._rank_memo, self._rank_table, rank_tokens)
+            + self._look_up(self._replica_memo, self._replica_table, tokens)
+            + self._look_up(self._sampled_memo, self._sampled_table, sampled)
+        )
+
+    def verify_step_s(self, num_decodes: int, decode_context: int, draft_tokens: int) -> float:
+        """Seconds of a speculative step that checks ``draft_tokens`` more of each sequence.
+
+        The cache is read once for all of a sequence's tokens. Leaves out the draft's own time.
+        """
+        base, slope, _ = self.decode_line(num_decodes, decode_context)
+        plain_s = base + slope * decode_context
+        if num_decodes <= 0 or draft_tokens <= 0:
+            return plain_s
+        batch = -(-num_decodes // self._ranks)
+        checked = 1 + draft_tokens
+        more_s = self._tokens_s(num_decodes * checked, batch * checked, batch * checked)
+        return plain_s + more_s - self._tokens_s(num_decodes, batch, batch)
 
     def decode_line(self, num_decodes: int, decode_context: int) -> tuple[float, float, int]:
         """See ``StepClock``."""
@@ -195,9 +230,28 @@ class ReplicaClock:
             found.append(self._prefill_cost(prefill, chunks))
         host_s = self._host_s + self._sequence_s * (-(-sequences // self._ranks))
         if chunks:
+            host_s += self._prompt_step_s
+            more_s = self._more_s(chunks, num_decodes, decode_context, found)
+            if more_s:
+                name = "prompts-in-engine"
+                found.append(OpCost(name=name, time_s=more_s, flops=0.0, bytes=0.0, bound="launch"))
             host_s += max(0.0, self._prompt_launch_s - sum(op.time_s for op in found))
         found.append(OpCost(name="host", time_s=host_s, flops=0.0, bytes=0.0, bound="launch"))
         return tuple(found)
+
+    def _more_s(
+        self,
+        chunks: Chunks,
+        num_decodes: int,
+        decode_context: int,
+        found: Sequence[OpCost],
+    ) -> float:
+        """What the engine's factor for prompts adds, given the step's operators."""
+        if not self._more_for_prompts:
+            return 0.0
+        alone = self.step_ops((), num_decodes, decode_context) if num_decodes else ()
+        kept = sum(op.time_s for op in alone if op.name != "host")
+        return self._more_for_prompts * max(0.0, sum(op.time_s for op in found) - kept)
 
     def _prefill_cost(self, op: PrefillOp, chunks: Chunks) -> OpCost:
         """The busiest rank's share of all chunks, or its largest chunk if that is more."""
@@ -254,6 +308,9 @@ class ReplicaClock:
         return [float(x) for x in np.maximum.accumulate(total)]
 
     def _look_up(self, memo: dict[int, float], table: list[float], tokens: int) -> float:
+        found = memo.get(tokens)
+        if found is not None:
+            return found
         grid = self._grid
         i = min(max(bisect_left(grid, tokens), 1), len(grid) - 1)
         left, right = grid[i - 1], grid[i]

@@ -1,5 +1,8 @@
 """A ``Summary`` as the rows that every report shows: key numbers, percentiles, verdicts."""
 
+from collections.abc import Mapping
+
+from plimsoll.report.band_words import percentile_band_notes, verdict_band_note
 from plimsoll.report.document import KeyNumber, Table
 from plimsoll.report.wording import (
     METRIC_NAMES,
@@ -10,7 +13,7 @@ from plimsoll.report.wording import (
     rate_text,
     seconds_text,
 )
-from plimsoll.spec.origin import Number
+from plimsoll.spec.origin import Band, Number
 from plimsoll.spec.slo import SloTarget
 from plimsoll.spec.summary import Distribution, Summary
 
@@ -73,8 +76,11 @@ def key_numbers(summary: Summary, *, error_fraction: float | None = None) -> tup
     )
 
 
-def percentile_table(summary: Summary) -> Table:
-    """Latencies by percentile; each row says how many samples it has."""
+def percentile_table(summary: Summary, bands: Mapping[str, Band] | None = None) -> Table:
+    """Latencies by percentile; each row says how many samples it has.
+
+    ``bands`` by metric are said below the table; None: the run has none.
+    """
     rows: list[tuple[str, Distribution | None]] = [
         ("TTFT", summary.ttft_s),
         ("  of it queueing", summary.queue_s),
@@ -96,12 +102,16 @@ def percentile_table(summary: Summary) -> Table:
         notes=(
             f"{summary.origin.value}; requests that arrived "
             f"from {summary.start_s:g} s to {summary.end_s:.4g} s",
+            *percentile_band_notes(summary, bands or {}),
         ),
     )
 
 
-def verdict_table(summary: Summary) -> Table:
-    """The SLO, target by target."""
+def verdict_table(summary: Summary, bands: Mapping[str, Band] | None = None) -> Table:
+    """The SLO, target by target; ``bands`` as in ``percentile_table``."""
+    notes = [verdict_band_note(target_name(v.target), v, bands or {}) for v in summary.targets]
+    if not summary.targets:
+        notes = ["no target stated: every finished request is good"]
     return Table(
         title="SLO",
         columns=("target", "observed", "within", "requests", "verdict"),
@@ -115,7 +125,7 @@ def verdict_table(summary: Summary) -> Table:
             )
             for v in summary.targets
         ),
-        notes=() if summary.targets else ("no target stated: every finished request is good",),
+        notes=tuple(note for note in notes if note),
     )
 
 

@@ -19,9 +19,11 @@ __all__ = [
     "count_text",
     "error_text",
     "gpus_text",
+    "narrow_range_text",
     "number_text",
     "percent_text",
     "plain_text",
+    "range_text",
     "rate_text",
     "seconds_text",
     "ticks_1_2_5",
@@ -49,9 +51,13 @@ METRIC_NAMES = {"ttft": "TTFT", "tpot": "TPOT", "itl": "ITL", "e2e": "End-to-end
 
 def _three(value: float) -> str:
     """Three significant digits without an exponent: 12,300, 45.6, 0.0123."""
+    return _significant(value, 3)
+
+
+def _significant(value: float, count: int) -> str:
     if value == 0:
         return "0"
-    digits = 2 - math.floor(math.log10(abs(value)))
+    digits = count - 1 - math.floor(math.log10(abs(value)))
     rounded = round(value, digits)
     return f"{rounded:,.{max(digits, 0)}f}"
 
@@ -78,6 +84,23 @@ def seconds_text(value_s: float | None) -> str:
     if abs(value_s) < 1:
         return f"{_three(value_s * 1e3)} ms"
     return f"{_three(value_s)} s"
+
+
+def range_text(low_s: float, high_s: float) -> str:
+    """A range to two digits: ``310 to 700 ms``, ``630 ms to 1.4 s``."""
+    low, high = _two(low_s, high_s < 1), _two(high_s, high_s < 1)
+    if high_s >= 1 > low_s:
+        return f"{_two(low_s, True)} ms to {high} s"
+    return f"{low} to {high} {'ms' if high_s < 1 else 's'}"
+
+
+def narrow_range_text(low_s: float, high_s: float) -> str:
+    """The same for a cell of a table, in the unit of its upper end: ``0.63-1.4 s``."""
+    return f"{_two(low_s, high_s < 1)}-{_two(high_s, high_s < 1)} {'ms' if high_s < 1 else 's'}"
+
+
+def _two(value_s: float, in_ms: bool) -> str:
+    return _significant(value_s * 1e3 if in_ms else value_s, 2)
 
 
 def bound_text(value_s: float) -> str:

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from plimsoll.spec.io import PLAIN
 
-__all__ = ["Number", "Origin", "weakest"]
+__all__ = ["Band", "Number", "Origin", "weakest"]
 
 
 class Origin(StrEnum):
@@ -51,6 +51,20 @@ class Number:
     unit: str
     origin: Origin
     error_fraction: Annotated[float, Field(ge=0)] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Band:
+    """Factors on a prediction: P10 and P90 of measured over predicted, so 8 of 10 lie inside.
+
+    ``reasons`` say in a few words each what widened it. A prediction that is biased lies
+    outside its own band: ``low`` can be above 1, ``high`` below.
+    """
+
+    __pydantic_config__: ClassVar = PLAIN
+    low: float
+    high: float
+    reasons: tuple[str, ...] = ()
 
 
 def weakest(origins: Iterable[Origin]) -> Origin:

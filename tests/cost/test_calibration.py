@@ -5,13 +5,22 @@ import pytest
 
 from plimsoll.cost.efficiency import Calibration, calibration_for, latency_scale
 from plimsoll.cost.host import engine_profile
+from plimsoll.spec.dtype import DType
 from plimsoll.spec.errors import UnsupportedError
 from plimsoll.spec.fleet import load_device
+from scripts.kernel_experts import KERNELS
 from scripts.kernel_fit import LONG_S
 from scripts.kernel_models import ENGINES
 from scripts.kernel_tables import DATA, DEVICES, TABLES
 
-BARS = {"gemm": (0.15, 0.25), "prefill": (0.15, 0.25), "decode": (0.15, 0.25)}
+BARS = {
+    "gemm": (0.10, 0.18),
+    "prefill": (0.15, 0.18),
+    "decode": (0.15, 0.18),
+    "moe": (0.12, 0.18),
+    "all_reduce": (0.10, 0.30),
+    "exchange": (0.10, 0.18),
+}
 """Median error over all measured devices: in sample, and with the device left out."""
 
 
@@ -37,8 +46,12 @@ def test_families_and_devices_find_their_class() -> None:
 
 @pytest.mark.parametrize("calibration", calibrations(), ids=lambda c: c.name)
 def test_every_class_is_complete(calibration: Calibration) -> None:
-    for part in ("prefill", "decode", "latent_prefill", "latent_decode", "moe", "state"):
+    for part in ("prefill", "decode", "latent_prefill", "latent_decode", "state", "moe_kernel"):
         assert set(getattr(calibration, part)) == set(ENGINES)
+    assert set(calibration.moe) == set(KERNELS)
+    for engine in ENGINES:
+        for weight in DType:
+            assert calibration.moe_rates(engine, weight) in calibration.moe.values()
     assert calibration.source and calibration.as_of
     assert set(calibration.errors) == set(TABLES)
 

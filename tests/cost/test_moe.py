@@ -14,7 +14,7 @@ from plimsoll.spec.model import MoeFfn
 from tests.cost.machines import H100
 
 FFN = MoeFfn(num_experts=64, top_k=4, intermediate=2048)
-RATES = calibration_for(H100).moe["sglang"]
+RATES = calibration_for(H100).moe["triton"]
 
 
 def load(tokens: float, groups: int = 1, exponent: float = 0.0) -> tuple[float, float]:

@@ -16,12 +16,13 @@ import polars as pl
 
 from plimsoll.cost.routing import ExpertLoad, expert_load
 
-__all__ = ["KERNELS", "computes_all", "kernel_name", "measured_load"]
+__all__ = ["KERNELS", "computes_all", "kernel_name", "matrices", "measured_load"]
 
 KERNELS = ("triton", "marlin", "cutlass", "cutlass-untuned", "trtllm-gen", "trtllm-gen-mxfp4")
 _MARKS = {
     "marlin": "marlin",
     "modeloptfp8moe_flashinfer_cutlass": "cutlass-untuned",
+    "sglang_flashinfer_cutlass": "cutlass-untuned",
     "flashinfer_trtllm": "trtllm-gen",
     "triton": "triton",
     "vllm_fused_moe": "triton",
@@ -29,6 +30,10 @@ _MARKS = {
     "nongated": "cutlass",
 }
 _MODEL = ["moe_dtype", "kernel_source", "hidden_size", "inter_size", "topk", "num_experts"]
+_PLAIN_WIDTHS = (1856, 2688, 5120)
+"""Expert widths of the measured models whose experts have two matrices instead of three."""
+_ALWAYS_GATED = ("0.5.10", "0.14.0", "1.0.0")
+"""Versions whose collectors timed three matrices for every model."""
 _SAVES_NOTHING = 0.85
 _SPREAD = 1.3
 """Of the choices on one device over its tokens: 1 - exp(-1.3 x) of all tokens reach it."""
@@ -52,6 +57,12 @@ def computes_all(table: pl.DataFrame) -> Iterator[tuple[object, ...]]:
             continue
         if np.mean(shared.to_numpy()) > _SAVES_NOTHING * np.mean(alone.to_numpy()):
             yield key
+
+
+def matrices(part: pl.DataFrame) -> np.ndarray:
+    """Matrices of an expert, as timed."""
+    plain = part["inter_size"].is_in(_PLAIN_WIDTHS) & ~part["version"].is_in(_ALWAYS_GATED)
+    return np.where(plain.to_numpy(), 2.0, 3.0)
 
 
 def measured_load(part: pl.DataFrame) -> ExpertLoad:

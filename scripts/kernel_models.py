@@ -66,6 +66,8 @@ _PREFILL = (
     ("imbalance", 0.5, 0.01, 2.0),
     ("overlap", 2.0, 1.0, 8.0),
     ("waste_tokens", 32.0, 1.0, 1500.0),
+    ("kv_fraction", 0.5, 0.03, 1.2),
+    ("short_block_s", 1 * _US, 0.01 * _US, 50 * _US),
 )
 _DECODE = (
     ("launch_s", 12 * _US, 2 * _US, 25 * _US),
@@ -213,6 +215,7 @@ def _predict_prefill(group: Group, values: dict[str, float]) -> np.ndarray:
         s["shape"],
         device=group.device,
         rates=rates,
+        short=s["short"],
     )
     return work.time_s
 

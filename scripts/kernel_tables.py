@@ -24,7 +24,7 @@ from plimsoll.cost.state_space import StateShape
 from plimsoll.spec.dtype import DType
 from plimsoll.spec.fleet import load_device
 from plimsoll.spec.hardware import Device
-from scripts.kernel_experts import computes_all, kernel_name, measured_load
+from scripts.kernel_experts import computes_all, kernel_name, matrices, measured_load
 
 __all__ = ["DATA", "DEVICES", "Group", "TABLES", "moe_kernels"]
 
@@ -56,8 +56,8 @@ _MOE_LIKE = {
     DType.INT4_G32: DType.INT4,
 }
 """Formats whose experts were not measured, and one that they run like."""
-_PLAIN_WIDTHS = (1856, 2688, 5120)
-"""Expert widths of the measured models whose experts have two matrices instead of three."""
+_BLOCK = 128.0
+"""Queries that one core attends for at once."""
 
 Arrays = dict[str, Any]
 
@@ -246,6 +246,7 @@ def _sequence_sizes(
         "new": batch * length,
         "cached": np.zeros_like(length),
         "span": span,
+        "short": batch * np.maximum(0.0, _BLOCK - length),
     }
 
 
@@ -308,7 +309,7 @@ def _moe() -> list[Group]:
         shape = MoeShape(
             width=c["hidden_size"],
             inner=c["inter_size"] / c["moe_tp_size"],
-            matrices=np.where(np.isin(c["inter_size"], _PLAIN_WIDTHS), 2.0, 3.0),
+            matrices=matrices(part),
             num_experts=0.0,
             top_k=0.0,
             groups=1.0,

@@ -3,9 +3,10 @@
 Decode reads every visible cached token once, so bytes bind, with arithmetic beside it where many
 query heads share a KV head (latent attention: all of them), and work per stream where sequences
 are short. Prefill multiplies every visible (query, key) pair and takes its exponential; blocks of
-128 queries are spread over the cores and the longest block stands partly alone. A window, an
-aligned chunk or a sparse indexer limits what is visible; the indexer itself scores the whole
-context. Leaves out differences in length inside a decode batch.
+128 queries are spread over the cores, the longest block stands partly alone, and chunks shorter
+than a block leave part of it idle. A window, an aligned chunk or a sparse indexer limits what is
+visible; the indexer itself scores the whole context. Leaves out differences in length inside a
+decode batch.
 Source: arXiv 2205.14135, 2307.08691, 2407.08608, 2405.04434; library/calibration/kernels.
 """
 
@@ -32,7 +33,7 @@ __all__ = [
 _BLOCK = 128.0
 _WIDE_HEADS = 32.0
 _STREAM_FRACTION = 0.8
-"""Share of bandwidth that queries and outputs move at; not fitted."""
+"""Share of bandwidth that queries, outputs and cached tokens move at; not fitted."""
 
 
 def half_peak(device: Device) -> float:
@@ -133,7 +134,8 @@ def prefill_line(shape: AttentionShape, *, device: Device, rates: PrefillRates) 
     pair_s = heads_per_core * score_s / shape.tokens_per_entry
     new_s = (
         heads_per_core * (rates.waste_tokens * score_s + rates.block_s * scale / _BLOCK)
-        + (shape.query_bytes + shape.prefill_kv_bytes) / bandwidth
+        + shape.query_bytes / bandwidth
+        + shape.prefill_kv_bytes / (device.memory_bytes_per_s * rates.kv_fraction)
     )
     cached_s = (
         shape.expand_flops / (half_peak(device) * rates.compute_fraction)
@@ -152,15 +154,20 @@ def prefill_work(
     *,
     device: Device,
     rates: PrefillRates,
+    short: float | Floats = 0.0,
 ) -> Work:
     """Prompt chunks of one step together: totals of visible pairs, new and cached tokens.
 
-    ``span`` is the most tokens that one query of any chunk sees.
+    ``span`` is the most tokens that one query of any chunk sees; ``short`` how many tokens the
+    chunks are short of a block of 128 queries, in all.
     """
     line = prefill_line(shape, device=device, rates=rates)
     compute_s = np.asarray(line.pair_s * pairs + line.span_s * span)
-    memory_s = np.asarray(line.new_s * new + line.cached_s * cached)
-    flops = np.asarray(pairs * shape.heads * shape.prefill_flops + cached * shape.expand_flops)
+    idle_s = rates.short_block_s * latency_scale(device) * short / _BLOCK
+    idle_s = idle_s * shape.heads / device.num_cores
+    memory_s = np.asarray(line.new_s * new + line.cached_s * cached + idle_s)
+    scored = pairs * shape.heads / shape.tokens_per_entry
+    flops = np.asarray(scored * shape.prefill_flops + cached * shape.expand_flops)
     moved = np.asarray((new + cached) * shape.prefill_kv_bytes + new * shape.query_bytes)
     return Work(
         line.fixed_s + compute_s + memory_s, flops, moved, compute_s, memory_s, line.fixed_s

@@ -69,7 +69,9 @@ class PrefillRates:
 
     ``exponential_s`` is of one score on one core, ``block_s`` of one block of 128 queries;
     ``overlap`` is the p that joins matrix work and exponentials; ``imbalance`` the share of the
-    longest block that stands alone; ``waste_tokens`` keys of each query read in vain.
+    longest block that stands alone; ``waste_tokens`` keys of each query read in vain;
+    ``kv_fraction`` the share of bandwidth at which new keys and values are written and read;
+    ``short_block_s`` of a whole block that a short chunk leaves idle.
     """
 
     __pydantic_config__: ClassVar = PLAIN
@@ -81,6 +83,8 @@ class PrefillRates:
     imbalance: NotNegative
     overlap: Positive
     waste_tokens: NotNegative
+    kv_fraction: Positive
+    short_block_s: NotNegative
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +115,7 @@ class MoeRates:
     """Grouped multiplies over experts, by one kernel.
 
     Rows of a hit expert are filled up to a tile of ``tile_least_tokens`` and ``tile_growth`` more
-    a row, ``tile_most_tokens`` at most. ``wave_s`` is the fixed part of a wave of tiles,
+    a choice, ``tile_most_tokens`` at most. ``wave_s`` is the fixed part of a wave of tiles,
     ``depth_s`` the serial time of one value of a multiply's depth. ``activation_fraction`` is
     the share of bandwidth that rows move at, sorting them by expert included;
     ``foreign_share`` of a row is also handled for a choice that falls on another device.

@@ -9,12 +9,12 @@ same factors), the correlation of TTFT and TPOT, and every clock but the library
 
 ``plimsoll/library/engines/error_bands.yaml`` holds, with ``source`` and ``as_of``:
 
-    bands:                    {ttft, tpot} x {aggregated, disaggregated}: {low_log, high_log}
+    bands:                    {ttft, tpot} x {aggregated, disaggregated, and either with _guessed:
+                              settings of the deployment were inferred}: {low_log, high_log}
     widening:                 factors of 1 or more
       unseen_device           the device is not in measured.devices
       unseen_model            the kind of the model is not in measured.model_kinds
       outside_range           once for each of the three quantities below outside its range
-      guessed_setting         some settings of the deployment were inferred
       high_load               TTFT only: queueing is most of it
     measured:
       devices                 names of bundled devices
@@ -81,11 +81,22 @@ class LogBand:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricBands:
-    """The band of a metric by mode: one pool for both phases, or prefill apart from decode."""
+    """The band of a metric by mode: one pool for both phases, or prefill apart from decode.
+
+    ``*_guessed`` hold where settings of the deployment were inferred.
+    """
 
     __pydantic_config__: ClassVar = PLAIN
     aggregated: LogBand
     disaggregated: LogBand
+    aggregated_guessed: LogBand
+    disaggregated_guessed: LogBand
+
+    def base(self, *, disaggregated: bool, guessed: bool) -> LogBand:
+        """The band before any widening."""
+        if disaggregated:
+            return self.disaggregated_guessed if guessed else self.disaggregated
+        return self.aggregated_guessed if guessed else self.aggregated
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +107,6 @@ class Widening:
     unseen_device: Factor
     unseen_model: Factor
     outside_range: Factor
-    guessed_setting: Factor
     high_load: Factor
 
 
@@ -189,15 +199,14 @@ def latency_band(
             widened.append((words, widening.outside_range))
     if guessed > 0:
         words = "1 setting guessed" if guessed == 1 else f"{guessed} settings guessed"
-        widened.append((words, widening.guessed_setting))
+        widened.append((words, 1.0))
     if (
         metric == "ttft"
         and queue_fraction is not None
         and queue_fraction > table.high_load_queue_fraction
     ):
         widened.append(("mostly queueing", widening.high_load))
-    bands = table.bands[metric]
-    band = bands.disaggregated if disaggregated else bands.aggregated
+    band = table.bands[metric].base(disaggregated=disaggregated, guessed=guessed > 0)
     more = math.prod(factor for _, factor in widened) - 1
     return Band(
         low=math.exp(band.low_log - more * abs(band.low_log)),

@@ -1,12 +1,13 @@
 """Time of a mixture-of-experts layer on one device: a grouped multiply over the experts it holds.
 
-Weights of every expert that is hit are read once. Each hit expert's rows are filled up to a tile
-that grows with them until it is full. Both multiplies have a soft corner between arithmetic and
-weights, a fixed cost a wave of tiles, and a loop over their depth that no parallelism shortens.
-Rows are sorted, quantized, activated and summed; some kernels do so for every choice of the
-tokens, those that fall on other devices included. Kernels that do not issue the device's own
-matrix instructions reach 2,048 16-bit FLOPs a core and clock, or lie between. The busiest device
-sets the time. Leaves out capacity drops and the exchange of tokens (see collectives).
+Weights of every expert that is hit are read once. Each hit expert's rows are filled up to a tile,
+which kernels choose by the choices of all tokens over the experts held, foreign ones included.
+Both multiplies have a soft corner between arithmetic and weights, a fixed cost a wave of tiles,
+and a loop over their depth that no parallelism shortens. Rows are sorted, quantized, activated
+and summed; some kernels do so for every choice of the tokens, those that fall on other devices
+included. Kernels that do not issue the device's own matrix instructions reach 2,048 16-bit FLOPs
+a core and clock, or lie between. The busiest device sets the time. Leaves out capacity drops and
+the exchange of tokens (see collectives).
 Source: arXiv 2401.04088, 2408.11743; coefficients in library/calibration/kernels.
 """
 
@@ -73,7 +74,10 @@ def grouped_work(
     core_flops = _peak(how, device, rates) * fraction
     scale, bandwidth = latency_scale(device), device.memory_bytes_per_s
     rows = pairs / np.maximum(hit, 1e-9)
-    tile = np.minimum(rates.tile_most_tokens, rates.tile_least_tokens + rates.tile_growth * rows)
+    expected = load.choices / np.maximum(hit, 1e-9)
+    tile = np.minimum(
+        rates.tile_most_tokens, rates.tile_least_tokens + rates.tile_growth * expected
+    )
     paid_rows = hit * (rows**3 + tile**3) ** (1.0 / 3.0)
     fixed_s = rates.launch_s * scale
     time_s = fixed_s + rates.depth_s * scale * (shape.width + shape.inner)

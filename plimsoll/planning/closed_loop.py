@@ -29,6 +29,7 @@ __all__ = [
     "StepTimes",
     "aggregated_pieces",
     "aggregated_times",
+    "chunk_starts",
     "decode_step_s",
     "disaggregated_times",
     "prompt_alone_s",
@@ -97,7 +98,8 @@ def decode_step_s(clock: StepTimes, running: int, context_tokens: float) -> floa
     return clock.step_s((), running, round(running * context_tokens))
 
 
-def _chunks(prompt: int, budget: int) -> list[tuple[int, int]]:
+def chunk_starts(prompt: int, budget: int) -> list[tuple[int, int]]:
+    """(new tokens, tokens cached before them) of each step that carries the prompt."""
     starts = range(0, prompt, budget)
     return [(min(budget, prompt - start), start) for start in starts]
 
@@ -109,13 +111,13 @@ def prompt_beside_s(
     context = round(running * context_tokens)
     plain_s = clock.step_s((), running, context) if running else 0.0
     return sum(
-        clock.step_s((chunk,), running, context) - plain_s for chunk in _chunks(prompt, budget)
+        clock.step_s((chunk,), running, context) - plain_s for chunk in chunk_starts(prompt, budget)
     )
 
 
 def prompt_alone_s(clock: StepTimes, prompt: int, budget: int) -> float:
     """A prompt's own steps with nothing beside."""
-    return sum(clock.step_s((chunk,), 0, 0) for chunk in _chunks(prompt, budget))
+    return sum(clock.step_s((chunk,), 0, 0) for chunk in chunk_starts(prompt, budget))
 
 
 def shared_prompt_s(
@@ -127,7 +129,7 @@ def shared_prompt_s(
     if prompt <= budget:
         context = beside * prompt
         return clock.step_s(((prompt, 0),) * together, beside, context) / together
-    chunks = _chunks(prompt, budget)
+    chunks = chunk_starts(prompt, budget)
     return sum(clock.step_s((chunk,) * ranks, beside, beside * prompt) for chunk in chunks) / ranks
 
 

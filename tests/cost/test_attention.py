@@ -141,3 +141,12 @@ def test_compressed_layer_reads_a_window_and_one_entry_for_several_tokens() -> N
     )
     assert plain.limit == 128 and packed.limit == 0
     assert packed.kv_bytes == plain.kv_bytes / 4
+
+
+def test_short_chunks_leave_blocks_idle() -> None:
+    shape, rates = shape_of(GROUPED), CALIBRATION.prefill["vllm"]
+    whole, short = (
+        float(prefill_work(64.0, 64.0, 0.0, 1.0, shape, device=H100, rates=rates, short=s).time_s)
+        for s in (0.0, 64 * 127.0)
+    )
+    assert short > whole

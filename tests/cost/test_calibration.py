@@ -15,9 +15,9 @@ from scripts.kernel_tables import DATA, DEVICES, TABLES
 
 BARS = {
     "gemm": (0.10, 0.18),
-    "prefill": (0.15, 0.18),
+    "prefill": (0.10, 0.18),
     "decode": (0.15, 0.18),
-    "moe": (0.12, 0.18),
+    "moe": (0.11, 0.18),
     "all_reduce": (0.10, 0.30),
     "exchange": (0.10, 0.18),
 }

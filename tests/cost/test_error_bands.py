@@ -75,7 +75,13 @@ def table(**bands: LogBand) -> ErrorBands:
     made = from_data(ErrorBands, data, where="test")
     usual = LogBand(low_log=-0.2, high_log=0.3)
     one = bands.get("both", usual)
-    metric = MetricBands(aggregated=one, disaggregated=one)
+    wide = LogBand(low_log=1.5 * one.low_log, high_log=1.5 * one.high_log)
+    metric = MetricBands(
+        aggregated=one,
+        disaggregated=one,
+        aggregated_guessed=wide,
+        disaggregated_guessed=wide,
+    )
     return replace(made, bands={"ttft": metric, "tpot": metric})
 
 

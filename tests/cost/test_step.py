@@ -56,7 +56,8 @@ def test_tables_follow_the_operator_sum(
 ) -> None:
     context = num_decodes * length
     expected = exact_s(clock, chunks, num_decodes, context)
-    assert clock.step_s(chunks, num_decodes, context) == pytest.approx(expected, rel=0.02)
+    # a multiply's last wave of tiles begins between two sizes of the table
+    assert clock.step_s(chunks, num_decodes, context) == pytest.approx(expected, rel=0.03)
 
 
 @each_clock

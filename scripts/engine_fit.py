@@ -5,7 +5,7 @@ width: kernels' factors near 1, host and request costs near common values, devia
 what is shared. Without that, many rows of few models would be fitted, not engines: models and
 systems left out are then predicted worse than with no fit at all. Rows of one (model, system,
 engine, precision) count like a few independent ones. Errors are heavy-tailed (log of 1 + square).
-The closed form is the package's own (``planning/closed_loop.py``), on tensors.
+The closed form is the package's own (``planning/staggered_loop.py``), on tensors.
 Leaves out: correlation of the errors of one row's TTFT and TPOT.
 """
 
@@ -21,11 +21,10 @@ from plimsoll.cost.engine_factors import PARTS
 from plimsoll.planning.closed_loop import (
     Admission,
     LoopLoad,
-    LoopPieces,
-    aggregated_times,
     disaggregated_times,
 )
-from scripts.engine_rows import ENGINES, FitRow
+from plimsoll.planning.staggered_loop import StaggeredPieces, staggered_times
+from scripts.engine_rows import COUNTS, ENGINES, TIMES, FitRow
 
 __all__ = ["BY_ENGINE", "COMMON", "Coefficients", "fit", "predict", "row_weights"]
 
@@ -53,11 +52,12 @@ COMMON: dict[str, tuple[float, float]] = {
     "rank_overlap_odds": (3.0, 1.5),
     "more_accepted": (0.9, 0.4),
     "few_admission": (0.7, 0.3),
-    "warm_up_s": (5.0, 0.7),
 }
 _N, _E = len(BY_ENGINE), len(ENGINES)
 _TPOT_WIDTH, _TTFT_WIDTH, _TTFT_WEIGHT = 0.10, 0.20, 0.5
-_ONLY_SGLANG_POLLS, _ONLY_TRTLLM_WARMS = 1, 2
+_ONLY_SGLANG_POLLS = 1
+_PROMPT_SIDE = ("shared_prompt_s", "alone_s")
+"""Pieces of the prefill workers where they are apart."""
 Columns = dict[str, "torch.Tensor"]
 
 
@@ -120,40 +120,41 @@ def tensors(columns: dict[str, np.ndarray]) -> Columns:
     return {name: torch.tensor(values, dtype=torch.float64) for name, values in columns.items()}
 
 
+def basis_weights(own: Columns, across: torch.Tensor) -> torch.Tensor:
+    """[rows, basis] weights of the basis clocks of ``engine_rows``, which see them in order."""
+    more = own["more_for_prompts"]
+    linked = ("all_reduce", "exchange")
+    weights = []
+    for part in PARTS:
+        factor = own[part] * (across if part in linked else 1.0)
+        weights += [factor * (1.0 - more), factor * more]
+    weights += [own["step_s"], own["sequence_s"], own["prompt_step_s"]]
+    return torch.stack(weights, dim=1)
+
+
 def predict(theta: torch.Tensor, c: Columns) -> tuple[torch.Tensor, torch.Tensor]:
     """(TPOT, TTFT) in seconds of all rows."""
     engine = c["engine"].long()
     logs = theta[:_N] + theta[_N : _N * (1 + _E)].reshape(_E, _N)
     own = {name: torch.exp(logs[engine, i]) for i, name in enumerate(BY_ENGINE)}
     common = {name: torch.exp(theta[_N * (1 + _E) + i]) for i, name in enumerate(COMMON)}
-    across = 1.0 + c["across"] * common["more_across"]
-    prompt_across = 1.0 + c["prompt_across"] * common["more_across"]
-
-    def timed(field: str, wide: torch.Tensor) -> torch.Tensor:
-        linked = ("all_reduce", "exchange")
-        factors = [own[part] * (wide if part in linked else 1.0) for part in PARTS]
-        return (c[field] * torch.stack(factors, dim=1)).sum(dim=1)
-
-    prompts = 1.0 + own["more_for_prompts"]
-    host_s = own["step_s"] + own["sequence_s"] * c["sequences"]
-    plain_s = timed("plain", across) + host_s
-    checked_s = timed("checked", across) + host_s
+    wide = basis_weights(own, 1.0 + c["across"] * common["more_across"])
+    prompt_wide = basis_weights(own, 1.0 + c["prompt_across"] * common["more_across"])
+    found = {
+        name: (c["times"][:, :, i] * (prompt_wide if name in _PROMPT_SIDE else wide)).sum(dim=1)
+        for i, name in enumerate(TIMES)
+    }
+    checked_s = (c["checked"] * wide).sum(dim=1)
     accepted = 1.0 + common["more_accepted"]
     weight = c["speculation"]
-    token_s = torch.exp(
-        (1.0 - weight) * torch.log(plain_s) + weight * torch.log(checked_s / accepted)
+    found["token_s"] = torch.exp(
+        (1.0 - weight) * torch.log(found["token_s"]) + weight * torch.log(checked_s / accepted)
     )
-    step_s = token_s * accepted**weight
-    first_host_s = own["step_s"] + own["prompt_step_s"]
-    beside_s = prompts * timed("beside", across) + c["chunks"] * own["prompt_step_s"]
-    alone_s = prompts * timed("alone", prompt_across) + c["chunks"] * first_host_s
-    half_s = timed("half", prompt_across)
-    shared_s = half_s + prompts * (timed("mixed", prompt_across) - half_s)
-    shared_s = (shared_s + c["shared_steps"] * first_host_s) / c["workers"]
-    overlap = common["rank_overlap_odds"] / (1.0 + common["rank_overlap_odds"])
+    found["step_s"] = found["token_s"] * accepted**weight
     ranked = (c["ranks"] > 1).double()
-    overlap = overlap * ranked
-    beside_s = (1.0 - overlap) * beside_s + overlap * shared_s
+    overlap = common["rank_overlap_odds"] / (1.0 + common["rank_overlap_odds"]) * ranked
+    found["prompt_s"] = (1.0 - overlap) * found["prompt_s"] + overlap * found["shared_prompt_s"]
+    pieces = StaggeredPieces(**found, **{name: c[name] for name in COUNTS})
     fixed_s = own["fixed_s"] + c["experts"] * own["expert_s"]
     fixed_s = fixed_s + own["prompt_token_s"] * c["prompt_tokens"]
     polls = (c["few"] * (engine == _ONLY_SGLANG_POLLS)).double()
@@ -161,14 +162,11 @@ def predict(theta: torch.Tensor, c: Columns) -> tuple[torch.Tensor, torch.Tensor
         polls > 0, common["few_admission"], torch.ones_like(polls)
     )
     waits = torch.minimum(own["rank_wait_steps"], c["output_tokens"] / 4) * ranked
-    warm = c["warms_up"] * (engine == _ONLY_TRTLLM_WARMS).double() * common["warm_up_s"]
     load = LoopLoad(
-        c["in_flight"], c["prompt_tokens"], c["output_tokens"], c["spread"], c["rounds"]
+        c["in_flight"], c["prompt_tokens"], c["output_tokens"], c["spread"], c["load_rounds"]
     )
-    pieces = LoopPieces(token_s, step_s, beside_s, shared_s, alone_s, c["running"])
-    together = aggregated_times(load, pieces, Admission(fixed_s, steps, waits), xp=torch)
-    fixed_apart_s = fixed_s + own["handover_s"] + warm / c["rounds"]
-    apart = disaggregated_times(load, pieces, Admission(fixed_apart_s), xp=torch)
+    together = staggered_times(load, pieces, Admission(fixed_s, steps, waits), xp=torch)
+    apart = disaggregated_times(load, pieces, Admission(fixed_s + own["handover_s"]), xp=torch)
     mixed = c["aggregated"] > 0
     return (
         torch.where(mixed, together.tpot_s, apart.tpot_s),

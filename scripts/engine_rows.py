@@ -1,9 +1,11 @@
-"""Rows of measured deployments as arrays for the fit of engine profiles: pieces by part of a step.
+"""Rows of measured deployments as arrays for the fit of engine profiles: pieces on basis clocks.
 
 Each row is solved once with the profiles on disk, which fixes how many requests run at once and
-how many workers there are; then every piece of the closed form is taken apart into the parts that
-have factors (``plimsoll/cost/engine_factors.py``), by clocks that run one part alone. The fit
-puts them together again with other factors and costs.
+how many workers there are. The pieces of the closed form are linear in the clock's seconds, so
+they are taken on clocks of one thing each: every part that has a factor
+(``plimsoll/cost/engine_factors.py``), once with the factor for prompts at 1 and once at 2, and one
+second of host time a step, a sequence and a step with prompts. The fit adds them up with its own
+weights, whatever the closed form's formula is.
 Source of rows: ../shared/data/silicon/silicon_train.csv.
 """
 
@@ -16,68 +18,61 @@ import numpy as np
 
 from plimsoll.cost.efficiency import calibration_for
 from plimsoll.cost.engine_factors import PARTS, part_of, spans_nodes
-from plimsoll.cost.host import StepFactors, common_costs, engine_profile
+from plimsoll.cost.host import EngineProfile, StepFactors, common_costs, engine_profile
 from plimsoll.cost.operators import Setting, StepProgram, step_program
 from plimsoll.cost.step import ReplicaClock
 from plimsoll.planning.closed_loop import (
-    chunk_starts,
     decode_step_s,
     prompt_alone_s,
-    prompt_beside_s,
 )
-from plimsoll.planning.deployment_loop import LoopSolver, SolvedLoop, loop_load, warms_up
+from plimsoll.planning.deployment_loop import (
+    LoopSolver,
+    SolvedLoop,
+    loop_load,
+    shared_by_workers_s,
+)
 from plimsoll.planning.deployment_model import expert_width
 from plimsoll.planning.deployment_settings import settings_of
+from plimsoll.planning.staggered_loop import StaggeredPieces, staggered_pieces
 from plimsoll.spec.deployment import DeploymentRow
 from plimsoll.spec.deployment_rows import read_deployments
 from plimsoll.spec.errors import PlimsollError
 from plimsoll.spec.plan import Parallel
 
-__all__ = ["ENGINES", "FIELDS", "FitRow", "columns", "fit_rows"]
+__all__ = ["COUNTS", "ENGINES", "TIMES", "FitRow", "columns", "fit_rows"]
 
 ENGINES = ("vllm", "sglang", "trtllm")
-FIELDS = (
-    "plain",
-    "checked",
-    "beside",
-    "alone",
-    "mixed",
-    "half",
-)
-"""Seconds by part: a decode step, the same with drafts checked, what a prompt adds beside it, a
-prompt alone, a prompt where many share steps beside half the decodes, and those decodes."""
+TIMES = tuple(name for name in StaggeredPieces._fields if name.endswith("_s"))
+COUNTS = tuple(name for name in StaggeredPieces._fields if name not in TIMES)
+"""Pieces that are no times."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FitRow:
-    """One row: what was measured, how it was solved, and its pieces by part [field][part]."""
+    """One row: what was measured, how it was solved, and its pieces.
+
+    ``times`` are [basis, ``TIMES``] seconds, ``checked`` [basis] those of a step that checks
+    drafts; ``facts`` numbers of the row, the counts among the pieces included.
+    """
 
     row: DeploymentRow
     solved: SolvedLoop
-    pieces: dict[str, list[float]]
+    times: np.ndarray
+    checked: np.ndarray
     facts: dict[str, float]
 
 
-class _Parts:
-    """Clocks that run one part of a step alone, by worker."""
+class _Bases:
+    """Basis clocks of workers, and whether a worker spans nodes."""
 
     def __init__(self) -> None:
-        self.clocks: dict[object, list[ReplicaClock]] = {}
-        self.across: dict[object, bool] = {}
+        self.found: dict[object, tuple[list[ReplicaClock], bool]] = {}
 
     def of(self, solved: SolvedLoop, parallel: Parallel) -> tuple[list[ReplicaClock], bool]:
-        """One clock a part, and whether the worker spans nodes."""
+        """Clocks in the order of ``engine_fit.basis_weights``."""
         s = solved.settings
         key = (s.model, s.device.name, s.kv_dtype, s.engine, parallel)
-        if key not in self.clocks:
-            bare = replace(
-                engine_profile(s.engine),
-                step_s=0.0,
-                sequence_s=0.0,
-                prompt_step_s=0.0,
-                prompt_launch_s=0.0,
-                factors=StepFactors(),
-            )
+        if key not in self.found:
             setting = Setting(
                 model=s.model,
                 device=s.device,
@@ -86,26 +81,45 @@ class _Parts:
                 kv_dtype=s.kv_dtype,
                 devices_per_node=s.device.devices_per_node,
                 calibration=calibration_for(s.device),
-                engine=bare,
+                engine=_bare(s.engine),
                 routing_exponent=0.0,
             )
-            program = step_program(setting)
-            self.clocks[key] = [ReplicaClock(setting, _only(program, part)) for part in PARTS]
-            self.across[key] = spans_nodes(setting)
-        return self.clocks[key], self.across[key]
+            self.found[key] = (_basis(setting), spans_nodes(setting))
+        return self.found[key]
 
 
-def _only(program: StepProgram, part: str) -> StepProgram:
-    return StepProgram(
-        tuple(op for op in program.tokens if part_of(op) == part),
-        tuple(op for op in program.decodes if part_of(op) == part),
-        tuple(op for op in program.prefills if part_of(op) == part),
+def _bare(engine: str) -> EngineProfile:
+    return replace(
+        engine_profile(engine),
+        step_s=0.0,
+        sequence_s=0.0,
+        prompt_step_s=0.0,
+        prompt_launch_s=0.0,
+        factors=StepFactors(),
     )
+
+
+def _basis(setting: Setting) -> list[ReplicaClock]:
+    program, bare = step_program(setting), setting.engine
+    doubled = setting._replace(engine=replace(bare, factors=StepFactors(prompts=2.0)))
+    clocks = []
+    for part in PARTS:
+        alone = StepProgram(
+            tuple(op for op in program.tokens if part_of(op) == part),
+            tuple(op for op in program.decodes if part_of(op) == part),
+            tuple(op for op in program.prefills if part_of(op) == part),
+        )
+        clocks += [ReplicaClock(setting, alone), ReplicaClock(doubled, alone)]
+    nothing = StepProgram((), (), ())
+    for name in ("step_s", "sequence_s", "prompt_step_s"):
+        engine = replace(bare, **{name: 1.0})
+        clocks.append(ReplicaClock(setting._replace(engine=engine), nothing))
+    return clocks
 
 
 def fit_rows(path: Path) -> tuple[list[FitRow], int]:
     """The rows that can be solved and have measurements, and how many cannot."""
-    solver, parts = LoopSolver(), _Parts()
+    solver, bases = LoopSolver(), _Bases()
     found: list[FitRow] = []
     refused = 0
     for row in read_deployments(path).rows:
@@ -116,94 +130,85 @@ def fit_rows(path: Path) -> tuple[list[FitRow], int]:
         except PlimsollError:
             refused += 1
             continue
-        found.append(_fit_row(row, solved, solver, parts))
+        found.append(_fit_row(row, solved, solver, bases))
     return found, refused
 
 
-def _fit_row(row: DeploymentRow, solved: SolvedLoop, solver: LoopSolver, parts: _Parts) -> FitRow:
+def _fit_row(row: DeploymentRow, solved: SolvedLoop, solver: LoopSolver, bases: _Bases) -> FitRow:
     s = solved.settings
-    profile, common = engine_profile(s.engine), common_costs()
-    load = loop_load(s, s.decode.count)
+    decode, running = s.decode.parallel, solved.running
+    clocks, across = bases.of(solved, decode)
     context = s.prompt_tokens + s.output_tokens / 2
-    prompt, budget = max(1, round(s.prompt_tokens)), profile.token_budget
-    running, decode = solved.running, s.decode.parallel
-    clocks, across = parts.of(solved, decode)
-    apart = s.prefill is not None
-    prompts_on = s.prefill.parallel if s.prefill is not None else decode
-    prompt_clocks, prompt_across = parts.of(solved, prompts_on) if apart else (clocks, across)
-    ranks = prompts_on.attention_dp
-    half = 0 if apart else running // 2
-    if apart:
-        most = max(1, s.in_flight // (solved.prefill_workers * ranks))
+    drafts = common_costs().draft_tokens
+    checked = [c.verify_step_s(running, round(running * context), drafts) for c in clocks]
+    prompt_across = across
+    if s.prefill is None:
+        load = loop_load(s, s.decode.count)
+        budget = engine_profile(s.engine).token_budget
+        pieces = [
+            staggered_pieces(c, load, running=running, budget=budget, ranks=decode.attention_dp)
+            for c in clocks
+        ]
     else:
-        most = max(1, running // ranks)
-    share = max(1, min(budget // prompt, most)) if prompt < budget else 1
-    chunks = len(chunk_starts(prompt, budget))
-    pieces = {
-        "plain": [decode_step_s(clock, running, context) for clock in clocks],
-        "checked": [
-            clock.verify_step_s(running, round(running * context), common.draft_tokens)
-            for clock in clocks
-        ],
-        "beside": [
-            0.0 if apart else prompt_beside_s(clock, running, prompt, budget, context)
-            for clock in clocks
-        ],
-        "alone": [prompt_alone_s(clock, prompt, budget) for clock in prompt_clocks],
-        "mixed": [_shared_s(clock, prompt, budget, share, ranks, half) for clock in prompt_clocks],
-        "half": [
-            _half_s(clock, prompt, half) * chunks / (share * ranks) for clock in prompt_clocks
-        ],
-    }
-    held = solver.most_running(s, decode)
-    facts = {
+        load = loop_load(s, 1)
+        prompt_clocks, prompt_across = bases.of(solved, s.prefill.parallel)
+        held = solver.most_running(s, decode) * s.decode.count
+        most = float(min(s.in_flight, held))
+        pieces = [
+            _apart(solved, a, b, running, most, context)
+            for a, b in zip(clocks, prompt_clocks, strict=True)
+        ]
+    times = np.array([[getattr(piece, name) for name in TIMES] for piece in pieces])
+    facts = {name: float(getattr(pieces[0], name)) for name in COUNTS}
+    facts |= {
         "engine": float(ENGINES.index(s.engine)),
-        "aggregated": float(not apart),
-        "in_flight": load.in_flight if not apart else float(s.in_flight),
-        "all_in_flight": float(s.in_flight),
+        "aggregated": float(s.prefill is None),
+        "in_flight": float(load.in_flight),
         "prompt_tokens": s.prompt_tokens,
         "output_tokens": s.output_tokens,
         "spread": s.load.length_spread,
-        "rounds": float(s.load.rounds),
-        "running": float(running) if not apart else float(min(s.in_flight, held * s.decode.count)),
-        "sequences": float(-(-running // decode.attention_dp)),
+        "load_rounds": float(s.load.rounds),
         "ranks": float(decode.attention_dp),
-        "chunks": float(chunks),
-        "shared_steps": chunks / (share * ranks),
-        "workers": float(solved.prefill_workers or 1),
         "speculation": s.speculation,
         "experts": float(expert_width(s.model) > 0),
-        "warms_up": float(warms_up(s.model)),
         "across": float(across),
         "prompt_across": float(prompt_across),
-        "few": float(s.in_flight < common.few_requests),
-        "guessed": float(s.guessed),
-        "devices": float(solved.num_devices),
+        "few": float(s.in_flight < common_costs().few_requests),
         "tpot_s": (row.tpot_ms or 0.0) / 1e3,
         "ttft_s": (row.ttft_ms or 0.0) / 1e3,
     }
-    return FitRow(row=row, solved=solved, pieces=pieces, facts=facts)
+    return FitRow(row=row, solved=solved, times=times, checked=np.array(checked), facts=facts)
 
 
-def _shared_s(
-    clock: ReplicaClock, prompt: int, budget: int, share: int, ranks: int, half: int
-) -> float:
-    together = share * ranks
-    chunks = chunk_starts(prompt, budget)
-    return (
-        sum(clock.step_s((chunk,) * together, half, half * prompt) for chunk in chunks) / together
+def _apart(
+    solved: SolvedLoop,
+    clock: ReplicaClock,
+    prompt_clock: ReplicaClock,
+    running: int,
+    most: float,
+    context: float,
+) -> StaggeredPieces:
+    s = solved.settings
+    assert s.prefill is not None
+    step_s = decode_step_s(clock, running, context)
+    budget = engine_profile(s.engine).token_budget
+    return StaggeredPieces(
+        token_s=step_s,
+        step_s=step_s,
+        prompt_s=0.0,
+        shared_prompt_s=shared_by_workers_s(
+            prompt_clock, s, s.prefill.parallel, solved.prefill_workers
+        ),
+        alone_s=prompt_alone_s(prompt_clock, max(1, round(s.prompt_tokens)), budget),
+        running=most,
     )
 
 
-def _half_s(clock: ReplicaClock, prompt: int, half: int) -> float:
-    return clock.step_s((), half, half * prompt) if half else 0.0
-
-
 def columns(rows: Sequence[FitRow]) -> dict[str, np.ndarray]:
-    """Facts as [rows] and pieces as [rows, parts]."""
+    """Facts as [rows], times as [rows, basis, ``TIMES``], checked steps as [rows, basis]."""
     found = {name: np.array([row.facts[name] for row in rows]) for name in rows[0].facts}
-    for name in FIELDS:
-        found[name] = np.array([row.pieces[name] for row in rows])
+    found["times"] = np.stack([row.times for row in rows])
+    found["checked"] = np.stack([row.checked for row in rows])
     return found
 
 

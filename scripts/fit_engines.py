@@ -113,9 +113,6 @@ def write_profiles(found: Coefficients) -> None:
         if engine == "sglang":
             request["few_admission"] = rounded(few[0])
             fitted["few_admission"] = few[1]
-        if engine == "trtllm":
-            request["warm_up_s"] = rounded(common["warm_up_s"][0])
-            fitted["warm_up_s"] = common["warm_up_s"][1]
         data = {
             "name": engine,
             "kernels": old.kernels,

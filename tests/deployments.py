@@ -1,9 +1,10 @@
-"""Deployment tables for tests, and a predictor that needs no model."""
+"""Deployment tables and rows for tests, and a predictor that needs no model."""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from plimsoll.spec.deployment import DeploymentRow, Prediction, Refusal
+from plimsoll.spec.deployment import DeploymentRow, Prediction, Refusal, Workers
 from plimsoll.spec.origin import Origin
 
 HEADER = (
@@ -58,3 +59,44 @@ def twice_the_truth(rows: Sequence[DeploymentRow]) -> list[Prediction | Refusal]
             )
         )
     return answers
+
+
+def aggregated(**changes: Any) -> DeploymentRow:
+    """Llama-3.1-8B on one H100, 16 in flight, with some columns changed."""
+    row: dict[str, Any] = {
+        "line": 2,
+        "model": "llama-3.1-8b",
+        "system": "h100_sxm",
+        "backend": "vllm",
+        "precision": "fp8",
+        "mode": "agg",
+        "isl": 1000,
+        "osl": 500,
+        "concurrency": 16,
+        "workers": cut_of(),
+    }
+    return DeploymentRow(**(row | changes))
+
+
+def disaggregated(**changes: Any) -> DeploymentRow:
+    """DeepSeek-R1 on GB200: two prefill workers of 4 devices, three of 8 that decode."""
+    row: dict[str, Any] = {
+        "line": 2,
+        "model": "deepseek-r1",
+        "system": "gb200",
+        "backend": "trtllm",
+        "precision": "fp8",
+        "mode": "disagg",
+        "isl": 1000,
+        "osl": 500,
+        "concurrency": 192,
+        "prefill": cut_of(2, tp=4, ep=4),
+        "decode": cut_of(3, tp=8, ep=8),
+    }
+    return DeploymentRow(**(row | changes))
+
+
+def cut_of(count: int = 1, *, tp: int = 1, dp: int = 1, ep: int = 1, batch: int = 0) -> Workers:
+    """Workers of ``tp`` times ``dp`` devices, experts cut by width over what ``ep`` leaves."""
+    width = max(1, tp * dp // ep)
+    return Workers(count=count, tp=tp, pp=1, attention_dp=dp, moe_tp=width, moe_ep=ep, batch=batch)

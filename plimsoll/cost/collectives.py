@@ -24,6 +24,7 @@ from plimsoll.spec.hardware import Device, Link
 __all__ = ["Fabric", "all_reduce_work", "exchange_work", "fabric_of", "send_work"]
 
 _SHARED = ("pcie", "host")
+_MEASURED_GROUP = 8.0
 _OWN_KERNEL_BYTES = 8 * 2**20
 """Largest message that vLLM's and SGLang's all-reduce kernels take; TensorRT-LLM's is near."""
 
@@ -100,6 +101,16 @@ def all_reduce_work(
     return Work(fixed_s + link_s, zero, message_bytes, zero, link_s, fixed_s)
 
 
+def _turns(local: float | Floats) -> float | Floats:
+    """Turns of a member with its peers: one each in a small group, then one a doubling.
+
+    Measured up to ``_MEASURED_GROUP``; kernels for larger groups send to all peers at once.
+    """
+    beyond = np.maximum(local / _MEASURED_GROUP, 1.0)
+    turns: float | Floats = np.minimum(local, _MEASURED_GROUP) - 1.0 + np.log2(beyond)
+    return turns
+
+
 def exchange_work(
     rank_bytes: Floats,
     fabric: Fabric,
@@ -125,7 +136,7 @@ def exchange_work(
         volume = rank_bytes * passes * (local - 1) / total
         ramp_s = rates.exchange_ramp_s * volume / (volume + rates.exchange_ramp_bytes)
         link_s = link_s + volume / rate + ramp_s
-        link_s = link_s + rates.exchange_member_s * (local - 1)
+        link_s = link_s + rates.exchange_member_s * _turns(local)
     if fabric.scale_out is not None:
         share = (fabric.nodes - 1) / fabric.nodes
         rate_out = fabric.scale_out.bytes_per_s * rates.scale_out_fraction

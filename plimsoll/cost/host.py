@@ -74,8 +74,7 @@ class RequestCosts:
     token pass before it reaches the scheduler; ``admission_steps`` run before it joins one
     (``few_admission`` of them where few are in flight), and
     ``rank_wait_steps`` more where attention is data parallel and prompts wait for those of other
-    ranks. ``handover_s`` is added where another worker decodes; ``warm_up_s`` is a stall at the
-    start of such a run.
+    ranks. ``handover_s`` is added where another worker decodes.
     """
 
     __pydantic_config__: ClassVar = PLAIN
@@ -86,7 +85,6 @@ class RequestCosts:
     few_admission: Annotated[float, Field(gt=0, le=1)] = 1.0
     rank_wait_steps: Annotated[float, Field(ge=0)] = 0.0
     handover_s: Seconds = 0.0
-    warm_up_s: Seconds = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,7 @@ times, so three tables are made from it: time by tokens of the step, time by sam
 for each decode batch, a line over total context between knots a tenth apart. Prompt attention is
 a closed form in the pairs each chunk sees. Attention data parallelism takes the busiest rank: an
 even share of the batch, or the largest chunk if that is more, since a chunk cannot be split. What
-prompts add to a step beside its decodes is multiplied by the engine's factor for prompts.
+prompts of a step would take alone is paid once more by the excess of the engine's factor.
 Leaves out vision towers and the draft model of speculation.
 Source: ``cost/operators.py``; coefficients in library.
 """
@@ -164,11 +164,10 @@ class ReplicaClock:
             prompts_s += times * (fixed + work + per_span * longest)
         total += prompts_s + self._prompt_step_s
         if self._more_for_prompts:
-            more_s = prompts_s + self._tokens_s(tokens, rank_tokens, sampled)
-            if num_decodes:
-                alone = num_decodes if ranks == 1 else -(-num_decodes // ranks)
-                more_s -= self._tokens_s(num_decodes, alone, alone)
-            total += self._more_for_prompts * max(0.0, more_s)
+            alone = tokens - num_decodes
+            rank_alone = alone if ranks == 1 else max(-(-alone // ranks), largest)
+            own_s = self._tokens_s(alone, rank_alone, -(-len(chunks) // ranks))
+            total += self._more_for_prompts * (prompts_s + own_s)
         least = self._prompt_launch_s + host_s
         return total if total > least else least
 
@@ -231,7 +230,7 @@ class ReplicaClock:
         host_s = self._host_s + self._sequence_s * (-(-sequences // self._ranks))
         if chunks:
             host_s += self._prompt_step_s
-            more_s = self._more_s(chunks, num_decodes, decode_context, found)
+            more_s = self._more_for_prompts * self._prompts_alone_s(chunks)
             if more_s:
                 name = "prompts-in-engine"
                 found.append(OpCost(name=name, time_s=more_s, flops=0.0, bytes=0.0, bound="launch"))
@@ -239,19 +238,23 @@ class ReplicaClock:
         found.append(OpCost(name="host", time_s=host_s, flops=0.0, bytes=0.0, bound="launch"))
         return tuple(found)
 
-    def _more_s(
-        self,
-        chunks: Chunks,
-        num_decodes: int,
-        decode_context: int,
-        found: Sequence[OpCost],
-    ) -> float:
-        """What the engine's factor for prompts adds, given the step's operators."""
+    def _prompts_alone_s(self, chunks: Chunks) -> float:
+        """Operators of the chunks with no decode beside, untabulated."""
         if not self._more_for_prompts:
             return 0.0
-        alone = self.step_ops((), num_decodes, decode_context) if num_decodes else ()
-        kept = sum(op.time_s for op in alone if op.name != "host")
-        return self._more_for_prompts * max(0.0, sum(op.time_s for op in found) - kept)
+        tokens, largest = sum(new for new, _ in chunks), max(new for new, _ in chunks)
+        sizes = {
+            "rank": max(-(-tokens // self._ranks), largest),
+            "replica": tokens,
+            "sampled": -(-len(chunks) // self._ranks),
+        }
+        own_s = sum(
+            op.times * float(op.work(np.asarray(float(sizes[op.scope]))).time_s)
+            for op in self._program.tokens
+        )
+        return own_s + sum(
+            self._prefill_cost(prefill, chunks).time_s for prefill in self._program.prefills
+        )
 
     def _prefill_cost(self, op: PrefillOp, chunks: Chunks) -> OpCost:
         """The busiest rank's share of all chunks, or its largest chunk if that is more."""

@@ -1,25 +1,33 @@
 """Mean TTFT and TPOT of a closed loop in closed form: a fixed number of requests in flight.
 
 N requests are in flight; each that ends is replaced at once, R times a place. All N arrive
-together at first, so a share 1/R of first tokens waits for a burst of prompts. In steady state
+together at first, so a share 1/R of first tokens waits for a burst of prompts. After it
 
-    TPOT = step(N) + (1 - 1/2R) * N / output * prompt
+    TPOT = step(n) + (met * prompt + met in the burst * prompt there) / output
+    TTFT = 1/R * burst + (1 - 1/R) * (step under way + own steps + wait for budget)
 
-for a step of N decodes, and ``prompt`` what one prompt adds to the steps it shares with them:
-over its life a request meets every other place's prompt once, at the two ends of the run half of
-them. Requests finish by steps, not by time, so a burst of prompts comes back as a burst, spread
-only by how much output lengths differ: lambda = N / (N + spread * output) prompts are met in a
-step then. A first token waits for the steps before its prompt is admitted, each with lambda
-prompts in it, and for its own. Where the cache or the engine holds fewer than N at once, the rest
-queue, and the wait follows from Little's law. With prefill apart the slower side sets the rate:
-what decode cannot keep in flight waits for prefill.
-Leaves out: preemption, variance of single requests, ends of runs other than the factor above.
+for n decodes in the mean step, and ``prompt`` what one prompt adds to the steps it shares with
+others. Requests finish by steps, not by time, so which prompts share a step, and how many a
+request meets, are counts that no step time enters (``loop_counts``): prompts of a burst come back
+as a burst, spread only by how much output lengths differ. A request that ends is replaced just
+after the next step began, so the new one waits for that step, and for what it takes the engine
+to pass a request on where that is longer. Times are linear in the seconds of the pieces.
+The burst is summed over its own steps, packed to the budget. The mean step has less than N
+decodes while prompts run, in the burst, and when the last requests end one by one. Where the
+cache or the engine holds fewer than N at once, the rest queue, and the wait follows from Little's
+law. With prefill apart the slower side sets the rate: what decode cannot keep in flight waits for
+prefill.
+Leaves out: preemption, variance of single requests.
 Sources: doi:10.1287/opre.9.3.383 (Little); agreement with the simulator in
 tests/planning/test_closed_loop.py.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from plimsoll.planning.loop_counts import LoopCounts, loop_counts
 
 __all__ = [
     "Admission",
@@ -36,6 +44,9 @@ __all__ = [
     "prompt_beside_s",
     "shared_prompt_s",
 ]
+
+_MOST_TIMED = 24
+"""Steps of a burst whose time is asked for."""
 
 Number = Any
 """A float, or an array of them from numpy or torch."""
@@ -66,8 +77,14 @@ class LoopPieces(NamedTuple):
 
     ``token_s`` per output token of a step of decodes alone, ``step_s`` of that step (more than
     ``token_s`` where it yields several tokens); what a prompt adds beside decodes
-    (``prompt_s``), takes where many share a step (``shared_prompt_s``), and takes alone
+    (``prompt_s``), takes where many share a step (``shared_prompt_s``), and its own steps take
     (``alone_s``); ``running``: requests that run at once.
+
+    The rest has defaults. ``budget`` tokens a step of each of ``ranks`` bound prompts; seconds
+    correct what the clock does between and beyond the points above (``aggregated_pieces`` asks
+    it): ``absent_s`` off the mean step for decodes that do not run in it, ``found_s`` for the
+    step that an arrival finds under way, ``own_s`` for its own steps, ``burst_s`` for the mean
+    first token of the burst, ``crowd_s`` for a prompt of the burst beside decodes.
     """
 
     token_s: Number
@@ -76,6 +93,13 @@ class LoopPieces(NamedTuple):
     shared_prompt_s: Number
     alone_s: Number
     running: Number
+    budget: Number = 8192.0
+    ranks: Number = 1.0
+    absent_s: Number = 0.0
+    found_s: Number = 0.0
+    own_s: Number = 0.0
+    burst_s: Number = 0.0
+    crowd_s: Number = 0.0
 
 
 class Admission(NamedTuple):
@@ -139,48 +163,205 @@ def aggregated_pieces(
     """The pieces of a replica that runs prompts and decodes, one token a step."""
     prompt = max(1, round(load.prompt_tokens))
     context = load.prompt_tokens + load.output_tokens / 2
-    step_s = decode_step_s(clock, running, context)
-    most = max(1, running // ranks)
-    return LoopPieces(
+    half, step_s = running // 2, decode_step_s(clock, running, context)
+    pieces = LoopPieces(
         token_s=step_s,
         step_s=step_s,
         prompt_s=prompt_beside_s(clock, running, prompt, budget, context),
         shared_prompt_s=shared_prompt_s(
-            clock, prompt, budget, most=most, ranks=ranks, beside=running // 2
+            clock, prompt, budget, most=max(1, running // ranks), ranks=ranks, beside=half
         ),
         alone_s=prompt_alone_s(clock, prompt, budget),
         running=running,
+        budget=budget,
+        ranks=ranks,
     )
+    counts = LoopCounts(*(float(count) for count in _counts(load, pieces, np)))
+    room = int(counts.room)
+    own_steps = len(chunk_starts(prompt, room))
+    full = min(max(1.0, 1.0 / counts.service), running)
+
+    def plain_s(decodes: float) -> Number:
+        return _between(lambda count: _step_s(clock, (), count, context), decodes)
+
+    def prompts_s(share: float, decodes: float) -> Number:
+        """Steps that carry a prompt, ``share`` of it and others in each."""
+        if own_steps == 1:
+            several = _several(prompt, share)
+            return _between(lambda n: _step_s(clock, several, n, context), decodes)
+        chunks = chunk_starts(prompt, room)
+        return _between(
+            lambda n: sum(_step_s(clock, (chunk,), n, context) for chunk in chunks), decodes
+        )
+
+    own_s = prompts_s(counts.own_prompts, counts.beside)
+    prompt_s = (own_s - own_steps * plain_s(counts.beside)) / counts.own_prompts
+    if own_steps == 1:
+        some = min(1.0, counts.busy)
+        found_s = (1.0 - some) * plain_s(counts.beside_plain)
+        if some:
+            found_s = found_s + some * prompts_s(counts.busy / some, counts.beside_found)
+    else:
+        found_s = plain_s(counts.beside) + counts.busy * prompt_s
+    crowd_s = (prompts_s(full, half) - own_steps * plain_s(half)) / full
+    exact = pieces._replace(prompt_s=prompt_s)
+    return exact._replace(
+        absent_s=step_s - plain_s(counts.seen),
+        found_s=found_s - _found_s(exact, counts),
+        own_s=own_s
+        + counts.fills * prompt_s
+        + (counts.prompt_steps - own_steps) * plain_s(max(1.0, counts.beside))
+        - _own_s(exact, counts),
+        burst_s=_burst_s(clock, prompt, budget, places=running, ranks=ranks)
+        - _first_s(exact, counts, np),
+        crowd_s=crowd_s - prompt_s,
+    )
+
+
+def _counts(load: LoopLoad, pieces: LoopPieces, xp: Any) -> LoopCounts:
+    return loop_counts(
+        in_flight=load.in_flight,
+        running=pieces.running,
+        prompt=load.prompt_tokens,
+        output=load.output_tokens,
+        spread=load.spread,
+        rounds=load.rounds,
+        budget=pieces.budget,
+        ranks=pieces.ranks,
+        xp=xp,
+    )
+
+
+def _found_s(pieces: LoopPieces, counts: LoopCounts) -> Number:
+    """The step that an arrival finds under way."""
+    return pieces.step_s + counts.busy * pieces.prompt_s + pieces.found_s
+
+
+def _own_s(pieces: LoopPieces, counts: LoopCounts) -> Number:
+    """A prompt's own steps: alone, or with all decodes, in proportion to those that run."""
+    beside_s = counts.prompt_steps * pieces.step_s + counts.own_prompts * pieces.prompt_s
+    part = counts.beside / pieces.running
+    return (1.0 - part) * pieces.alone_s + part * beside_s + pieces.own_s
+
+
+def _first_s(pieces: LoopPieces, counts: LoopCounts, xp: Any) -> Number:
+    """Mean first token of the burst: the first arrival alone, then the others, packed."""
+    others = pieces.running - 1.0
+    before = xp.minimum(others, (others + 1.0 / counts.service) / 2.0)
+    return pieces.alone_s + before * pieces.shared_prompt_s + pieces.burst_s
+
+
+def _step_s(clock: StepTimes, chunks: Sequence[tuple[int, int]], decodes: int, each: float) -> Any:
+    """A step, of no time where nothing runs in it."""
+    if not chunks and not decodes:
+        return 0.0
+    return clock.step_s(chunks, decodes, round(decodes * each))
+
+
+def _between(time_s: Callable[[int], Number], count: float) -> Number:
+    """Times at the whole counts around ``count``, in proportion."""
+    low = int(count)
+    part = count - low
+    return (1.0 - part) * time_s(low) + part * time_s(low + 1) if part else time_s(low)
+
+
+def _several(prompt: int, count: float) -> tuple[tuple[int, int], ...]:
+    """``count`` prompts in one step, the last in part."""
+    whole = int(count)
+    rest = round((count - whole) * prompt)
+    return ((prompt, 0),) * whole + (((rest, 0),) if rest else ())
+
+
+def _burst_s(clock: StepTimes, prompt: int, budget: int, *, places: int, ranks: int) -> Number:
+    """Mean first token of ``places`` prompts that arrive at once, packed into steps.
+
+    The first arrival starts a step of its own. Of many steps only some are timed, the others
+    lie between them. Ranks run alike.
+    """
+    each = -(-places // ranks)
+    done, begun = 0, min(budget, prompt)
+    begins = [(0, 0)]
+    while done < each:
+        if len(begins) > 1:
+            begun += max(1, budget - done)
+        done, begun = min(each, done + begun // prompt), begun % prompt
+        begins.append((done, begun))
+    count = len(begins) - 1
+    weights = [1.0 - begins[i][0] / each for i in range(count)]
+    nodes = sorted({round(i * (count - 1) / (_MOST_TIMED - 1)) for i in range(_MOST_TIMED)})
+    total: Number = 0.0
+    for at, node in enumerate(nodes):
+        left = nodes[at - 1] if at else node
+        right = nodes[at + 1] if at + 1 < len(nodes) else node
+        weight = weights[node]
+        weight += sum(weights[i] * (i - left) / (node - left) for i in range(left + 1, node))
+        weight += sum(weights[i] * (right - i) / (right - node) for i in range(node + 1, right))
+        first, begun = begins[node]
+        room = max(1, budget - first) if node else min(budget, prompt)
+        chunks: list[tuple[int, int]] = []
+        while room > 0 and first + len(chunks) < each:
+            chunk = (min(room, prompt - begun), begun)
+            room, begun = room - chunk[0], 0
+            chunks.append(chunk)
+        decodes = min(places, first * ranks)
+        total = total + weight * _step_s(clock, tuple(chunks) * ranks, decodes, prompt + 1.0)
+    return total
 
 
 def aggregated_times(
     load: LoopLoad, pieces: LoopPieces, admission: Admission, *, xp: Any
 ) -> LoopTimes:
     """The closed form for replicas that run both; ``xp`` is numpy or torch."""
-    rounds, running = load.rounds, pieces.running
-    ends = 1.0 - 0.5 / rounds
-    tpot_s = pieces.token_s + ends * running / load.output_tokens * pieces.prompt_s
-    burst_s = xp.maximum((running + 1.0) / 2.0 * pieces.shared_prompt_s, pieces.alone_s)
-    met = running / (running + load.spread * load.output_tokens)
-    busy_step_s = pieces.step_s + met * pieces.prompt_s
-    yielded = pieces.step_s / pieces.token_s
+    counts, prompt_s = _counts(load, pieces, xp), pieces.prompt_s
+    met_s = counts.met * prompt_s + counts.met_in_burst * (prompt_s + pieces.crowd_s)
+    tpot_s = pieces.token_s - pieces.absent_s + met_s / counts.steps
+    found_s, own_s = _found_s(pieces, counts), _own_s(pieces, counts)
+    under_way_s = counts.residual * found_s
+    reached_s = xp.maximum(under_way_s, admission.fixed_s + 0.5 * under_way_s)
+    budget_s = counts.queued_steps * (pieces.step_s - pieces.absent_s + prompt_s / counts.service)
     later_s = (
-        pieces.alone_s
-        + (admission.steps + 0.5) * busy_step_s
-        + admission.plain_steps * tpot_s * yielded
+        reached_s
+        + own_s
+        + budget_s
+        + admission.steps * found_s
+        + admission.plain_steps * tpot_s * pieces.step_s / pieces.token_s
     )
-    queued_s = _queued_s(load, running, pieces.alone_s + load.output_tokens * tpot_s, xp)
-    ttft_s = admission.fixed_s + burst_s / rounds + (1.0 - 1.0 / rounds) * later_s + queued_s
-    return LoopTimes(tpot_s, ttft_s)
+    burst_s = _first_s(pieces, counts, xp)
+    first_s = admission.fixed_s + burst_s
+    absent = (pieces.running - counts.seen_steady) / (pieces.running - counts.seen + 1e-9)
+    steady_s = (
+        pieces.token_s - absent * pieces.absent_s + counts.met_steady * prompt_s / counts.steps
+    )
+    stay_s = own_s + budget_s + counts.steps * steady_s
+    queued_s = _queued_s(load, pieces.running, stay_s, burst_s - own_s, counts.apart, xp)
+    share = 1.0 / counts.rounds
+    return LoopTimes(tpot_s, share * first_s + (1.0 - share) * later_s + queued_s)
 
 
-def _queued_s(load: LoopLoad, running: Number, stay_s: Number, xp: Any) -> Number:
-    """Mean wait for a place: the excess over the rate, half of it in the first round."""
+def _queued_s(
+    load: LoopLoad, running: Number, stay_s: Number, lag_s: Number, apart: Number, xp: Any
+) -> Number:
+    """Mean wait for a place.
+
+    A request waits from the completion at which it came to the one that frees its place, as many
+    later as wait. Summed over the run what is left is when the last of them start. Completions
+    come by rounds, or as ``apart`` nears 1, evenly.
+    """
     excess = load.in_flight - running
     excess = xp.maximum(excess, 0.0 * excess)
     each = load.rounds * load.in_flight
-    share = ((load.rounds - 1.0) * load.in_flight + excess / 2.0) / each
-    return excess / running * stay_s * share
+    first = (each - load.in_flight) / running
+    last = first + excess / running + 1e-6
+    middle = (first + last) / 2.0
+    whole = (_floor_sum(last, xp) - _floor_sum(first, xp)) / (last - first)
+    stays = middle + 0.5 + (1.0 - apart) * (0.5 + whole - middle)
+    return excess / each * (stays * stay_s + lag_s)
+
+
+def _floor_sum(x: Number, xp: Any) -> Number:
+    """Integral of the floor from 0 to x."""
+    whole = xp.floor(x)
+    return whole * (x - whole) + whole * (whole - 1.0) / 2.0
 
 
 def disaggregated_times(
@@ -196,7 +377,7 @@ def disaggregated_times(
     late_s = load.in_flight * pieces.shared_prompt_s - stay_s - pieces.alone_s
     late_s = xp.maximum(late_s, 0.0 * late_s)
     later_s = pieces.alone_s + 0.5 * pieces.step_s + late_s
-    queued_s = _queued_s(load, pieces.running, stay_s, xp)
+    queued_s = _queued_s(load, pieces.running, stay_s, 0.0 * stay_s, 0.0 * stay_s + 1.0, xp)
     ttft_s = (
         admission.fixed_s
         + xp.maximum(burst_s, late_s) / rounds

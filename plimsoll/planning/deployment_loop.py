@@ -4,7 +4,7 @@
 In disaggregated deployments the slower side sets the rate: requests that decode at once are as
 many as prefill can keep supplied. Prefill workers that are not named are as many as that takes.
 Leaves out: everything a table of means does not show.
-Source: planning/closed_loop.py; coefficients in library/engines.
+Source: planning/staggered_loop.py, planning/closed_loop.py; coefficients in library/engines.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,8 +21,6 @@ from plimsoll.planning.closed_loop import (
     LoopPieces,
     LoopTimes,
     StepTimes,
-    aggregated_pieces,
-    aggregated_times,
     decode_step_s,
     disaggregated_times,
     prompt_alone_s,
@@ -30,9 +28,10 @@ from plimsoll.planning.closed_loop import (
 )
 from plimsoll.planning.deployment_model import expert_width
 from plimsoll.planning.deployment_settings import DeploymentSettings, WorkerGroup
+from plimsoll.planning.staggered_loop import staggered_pieces, staggered_times
 from plimsoll.spec.dtype import DType
 from plimsoll.spec.errors import InfeasibleError, PlimsollError
-from plimsoll.spec.model import LatentAttention, ModelSpec
+from plimsoll.spec.model import ModelSpec
 from plimsoll.spec.plan import Parallel
 
 __all__ = ["LoopSolver", "SolvedLoop", "admission_of", "loop_load", "shared_by_workers_s"]
@@ -87,8 +86,6 @@ def admission_of(settings: DeploymentSettings) -> Admission:
     if expert_width(settings.model):
         fixed_s += request.expert_s
     if settings.prefill is not None:
-        if warms_up(settings.model):
-            fixed_s += request.warm_up_s / settings.load.rounds
         return Admission(fixed_s=fixed_s + request.handover_s)
     steps = request.admission_steps
     if settings.in_flight < common.few_requests:
@@ -96,12 +93,6 @@ def admission_of(settings: DeploymentSettings) -> Admission:
     ranks = settings.decode.parallel.attention_dp
     waits = min(request.rank_wait_steps, settings.output_tokens / 4) if ranks > 1 else 0.0
     return Admission(fixed_s=fixed_s, steps=steps, plain_steps=waits)
-
-
-def warms_up(model: ModelSpec) -> bool:
-    """Whether kernels of the model are built at the first requests: 8-bit, latent attention."""
-    latent = any(isinstance(group.layer.mixer, LatentAttention) for group in model.layers)
-    return latent and model.quantization.experts.math is DType.FP8
 
 
 def shared_by_workers_s(
@@ -157,7 +148,10 @@ class LoopSolver:
         return found
 
     def most_running(self, settings: DeploymentSettings, parallel: Parallel) -> int:
-        """Requests whose cache one worker holds; unbounded where by our count none fits."""
+        """Requests whose cache one worker holds, one where that is too long for it.
+
+        Unbounded where by our count the weights alone do not fit: measured rows ran.
+        """
         reserve = engine_profile(settings.engine).reserve_outputs
         tokens = max(1, int(settings.prompt_tokens + reserve * settings.output_tokens))
         key = (settings.model, settings.device.name, settings.kv_dtype, parallel, tokens)
@@ -190,14 +184,14 @@ class LoopSolver:
         clock, load = self.clock(settings, parallel), loop_load(settings, settings.decode.count)
         running, ranks = self.running_of(settings), parallel.attention_dp
         budget = engine_profile(settings.engine).token_budget
-        pieces = aggregated_pieces(clock, load, running=running, budget=budget, ranks=ranks)
+        pieces = staggered_pieces(clock, load, running=running, budget=budget, ranks=ranks)
         token_s, step_s = self.token_times(settings, clock, running)
         prompt_s = pieces.prompt_s
         if ranks > 1:
             together = common_costs().rank_overlap
             prompt_s = (1.0 - together) * prompt_s + together * pieces.shared_prompt_s
         pieces = pieces._replace(token_s=token_s, step_s=step_s, prompt_s=prompt_s)
-        times = aggregated_times(load, pieces, admission_of(settings), xp=np)
+        times = staggered_times(load, pieces, admission_of(settings), xp=np)
         times = LoopTimes(float(times.tpot_s), float(times.ttft_s))
         stay_s = times.ttft_s + settings.output_tokens * times.tpot_s
         return SolvedLoop(
@@ -277,7 +271,7 @@ def _held(settings: DeploymentSettings, parallel: Parallel, tokens: int) -> int:
         most = capacity.max_concurrency(tokens)
         if most > 0:
             return most
-    return _UNBOUNDED
+    return 1 if capacity.num_blocks else _UNBOUNDED
 
 
 def _supplied(most: int, keeps_up: Callable[[int], bool]) -> int:

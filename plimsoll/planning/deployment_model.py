@@ -46,7 +46,7 @@ def served_model(name: str, precision: str) -> ServedModel:
     wanted = precision or suffix
     if not wanted:
         stored = model.quantization
-        wanted = "bf16" if stored.method == "none" else _spelled(stored.experts)
+        wanted = "bf16" if stored.method == "none" else _spelled(_mostly(model))
         note = f"precision not named: {wanted}, as {model.name} is stored"
     if wanted not in _KNOWN:
         raise SpecError(f"precision {precision!r} is not one of {', '.join(_KNOWN)}")
@@ -73,18 +73,23 @@ def _spelled(stored: DType) -> str:
     return "fp8" if stored.bits < 16 else "bf16"
 
 
+def _mostly(model: ModelSpec) -> DType:
+    """The format of most weights: of routed experts, of the feed-forward part without them."""
+    return model.quantization.experts if expert_width(model) else model.quantization.ffn
+
+
 def _in_format(model: ModelSpec, precision: str) -> ModelSpec:
-    stored = model.quantization
+    stored, most = model.quantization, _mostly(model)
     has_experts = expert_width(model) > 0
     if precision in ("bf16", "fp16"):
         return model if stored.method == "none" else with_weight_dtype(model, DType.BF16)
     if precision == "fp8":
-        narrow = stored.experts.bits < 8.6 and stored.ffn.bits < 8.6
-        if narrow and stored.experts.bits > 7:
+        narrow = most.bits < 8.6 and stored.ffn.bits < 8.6
+        if narrow and most.bits > 7:
             return model
         return with_weight_dtype(model, DType.FP8_BLOCK if has_experts else DType.FP8)
     if precision == "fp4":
-        if _spelled(stored.experts) in ("fp4", "mxfp4"):
+        if _spelled(most) in ("fp4", "mxfp4"):
             return model
         if not has_experts:
             return with_weight_dtype(model, DType.NVFP4)

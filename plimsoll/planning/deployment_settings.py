@@ -5,8 +5,8 @@ Tables of public runs mislabel and leave blank. What is read into a row, each wi
   multiplied) are one group of the expert degree; the same measurement stands in both spellings.
 - A "tensor-parallel" degree that no worker could have is the number of devices of a whole
   disaggregated deployment; of the ways to split it the one that carries most is taken.
-- Blank counts: prefill workers enough for what the decode side takes; four decode workers of
-  tensor-parallel cut, else one or two. Wide decode workers hold attention by ranks.
+- Blank counts: prefill workers enough for what the decode side takes; decode workers as many as
+  deployments of that engine and cut have. Wide decode workers hold attention by ranks.
 - Models with multi-token-prediction heads: runs known to speculate do; where counts are blank,
   twins in the tables differ by speculation alone, and rows get the weight that errs least.
 - fp8 and fp4 runs hold an 8-bit cache, but vLLM on Hopper.
@@ -34,6 +34,15 @@ _HEAVY_PER_DEVICE = 64
 _RANKS_PER_DEVICE = 24
 _NARROWEST_EXPERT = 256
 _ENGINES = ("vllm", "sglang", "trtllm")
+_UNNAMED = {
+    ("other", "width"): (5, 1.0),
+    ("other", "ranks"): (1, 1.0),
+    ("other", "heavy ranks"): (2, 0.5),
+    ("sglang", "width"): (4, 0.0),
+    ("sglang", "ranks"): (4, 0.7),
+    ("sglang", "heavy ranks"): (2, 1.0),
+}
+"""Decode workers where no count is named, and the weight of speculation, by how they are cut."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +87,9 @@ def settings_of(row: DeploymentRow) -> DeploymentSettings:
     """
     if row.backend not in _ENGINES:
         raise UnsupportedError(f"engine {row.backend or '(blank)'} has no profile")
+    groups = (row.workers, row.prefill, row.decode)
+    if any(group is not None and group.pp > 1 for group in groups):
+        raise UnsupportedError("a pipeline degree above 1 is not modeled in a closed loop")
     model, precision, assumed = served_model(row.model, row.precision)
     device = load_device(row.system)
     load = load_of(row)
@@ -140,9 +152,9 @@ class _Reader:
         if not self.in_flight:
             raise SpecError("neither concurrency nor batch size named")
         width = tp * dp
-        if width > 8 and moe_tp == ep > 1 and moe_tp * ep == width:
+        if width > 8 and 1 in (tp, dp) and moe_tp == ep > 1 and moe_tp * ep == width:
             self.notes.append(f"degrees {tp} x {dp} multiplied twice: {ep} devices")
-            tp, dp, moe_tp = (tp, ep, 1) if dp > 1 else (ep, 1, 1)
+            tp, dp, moe_tp = (1, ep, 1) if dp > 1 else (ep, 1, 1)
         elif width > 8 and tp == dp and ep == width:
             self.notes.append(f"degrees {tp} x {dp} written twice: {tp} devices")
             dp, ep, moe_tp = 1, tp, 1
@@ -183,11 +195,12 @@ class _Reader:
             ours, theirs = self._unnamed_width()
         else:
             ours, theirs = self._ranked(ours, theirs)
-        count = self._decode_workers(theirs)
-        self.guess(f"worker counts not named: {count} to decode, prefill to match")
+        count = decode.count or self._decode_workers(theirs)
+        supply = f"{prefill.count} for prefill" if prefill.count else "prefill to match"
+        self.guess(f"worker counts not named: {count} to decode, {supply}")
         return _Found(
             WorkerGroup(count=count, parallel=self._cut(*theirs)),
-            WorkerGroup(count=0, parallel=self._cut(*ours)),
+            WorkerGroup(count=prefill.count, parallel=self._cut(*ours)),
         )
 
     def _unnamed_width(self) -> tuple["_Degrees", "_Degrees"]:
@@ -209,11 +222,13 @@ class _Reader:
         return ours, theirs
 
     def _decode_workers(self, decode: "_Degrees") -> int:
-        width = decode[0] * decode[1]
-        sglang = self.row.backend == "sglang"
-        if decode[1] > 1:
-            return 3 if sglang else 2 if self._heavy(width) else 1
-        return 3 if sglang else 4
+        width, ranked = decode[0] * decode[1], decode[1] > 1
+        return _UNNAMED[self._kind(ranked, width)][0]
+
+    def _kind(self, ranked: bool, width: int) -> tuple[str, str]:
+        engine = "sglang" if self.row.backend == "sglang" else "other"
+        cut = "heavy ranks" if ranked and self._heavy(width) else "ranks" if ranked else "width"
+        return engine, cut
 
     def _heavy(self, width: int) -> bool:
         return self.in_flight / width >= _HEAVY_PER_DEVICE
@@ -255,13 +270,7 @@ class _Reader:
         if found.devices or found.prefill is None or found.prefill.count:
             return 0.0
         decode = found.decode.parallel
-        heavy, trtllm = self._heavy(decode.num_devices), self.row.backend == "trtllm"
-        if decode.attention_dp == 1:
-            weight = 1.0 if trtllm else 0.5
-        elif trtllm:
-            weight = 0.5 if heavy else 1.0
-        else:
-            weight = 0.0 if heavy else 1.0
+        weight = _UNNAMED[self._kind(decode.attention_dp > 1, decode.num_devices)][1]
         if weight:
             self.guess("speculative" if weight == 1 else "speculative or not: between the two")
         return weight

@@ -21,9 +21,12 @@ from plimsoll.cost.engine_factors import PARTS
 from plimsoll.planning.closed_loop import (
     Admission,
     LoopLoad,
-    disaggregated_times,
 )
-from plimsoll.planning.staggered_loop import StaggeredPieces, staggered_times
+from plimsoll.planning.staggered_loop import (
+    StaggeredPieces,
+    staggered_apart_times,
+    staggered_times,
+)
 from scripts.engine_rows import COUNTS, ENGINES, TIMES, FitRow
 
 __all__ = ["BY_ENGINE", "COMMON", "Coefficients", "fit", "predict", "row_weights"]
@@ -166,7 +169,7 @@ def predict(theta: torch.Tensor, c: Columns) -> tuple[torch.Tensor, torch.Tensor
         c["in_flight"], c["prompt_tokens"], c["output_tokens"], c["spread"], c["load_rounds"]
     )
     together = staggered_times(load, pieces, Admission(fixed_s, steps, waits), xp=torch)
-    apart = disaggregated_times(load, pieces, Admission(fixed_s + own["handover_s"]), xp=torch)
+    apart = staggered_apart_times(load, pieces, Admission(fixed_s + own["handover_s"]), xp=torch)
     mixed = c["aggregated"] > 0
     return (
         torch.where(mixed, together.tpot_s, apart.tpot_s),

@@ -22,6 +22,7 @@ Sources: doi:10.1287/opre.9.3.383 (Little); agreement with the simulator in
 tests/planning/test_closed_loop.py.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -47,6 +48,7 @@ __all__ = [
 
 _MOST_TIMED = 24
 """Steps of a burst whose time is asked for."""
+_MOST_ROUNDS = 16
 
 Number = Any
 """A float, or an array of them from numpy or torch."""
@@ -63,13 +65,18 @@ class StepTimes(Protocol):
 
 
 class LoopLoad(NamedTuple):
-    """``in_flight`` requests a replica; lengths are means, ``spread`` their width over it."""
+    """``in_flight`` requests a replica; lengths are means, ``spread`` their width over it.
+
+    Clients that are late by different times send one after another: ``apart_steps`` lie between
+    requests whose places were freed together, 0 where all are replaced within the instant.
+    """
 
     in_flight: Number
     prompt_tokens: Number
     output_tokens: Number
     spread: Number
     rounds: Number
+    apart_steps: Number = 0.0
 
 
 class LoopPieces(NamedTuple):
@@ -95,6 +102,7 @@ class LoopPieces(NamedTuple):
     running: Number
     budget: Number = 8192.0
     ranks: Number = 1.0
+    workers: Number = 1.0
     absent_s: Number = 0.0
     found_s: Number = 0.0
     own_s: Number = 0.0
@@ -148,13 +156,14 @@ def shared_prompt_s(
     clock: StepTimes, prompt: int, budget: int, *, most: int, ranks: int = 1, beside: int = 0
 ) -> float:
     """Seconds a prompt where as many as fit, at most ``most`` a rank, share steps."""
-    share = max(1, min(budget // prompt, most)) if prompt < budget else 1
-    together = share * ranks
-    if prompt <= budget:
-        context = beside * prompt
-        return clock.step_s(((prompt, 0),) * together, beside, context) / together
-    chunks = chunk_starts(prompt, budget)
-    return sum(clock.step_s((chunk,) * ranks, beside, beside * prompt) for chunk in chunks) / ranks
+    context = beside * prompt
+    if prompt < budget:
+        share = max(1.0, min(budget / prompt, float(most)))
+        together = _several(prompt, share) * ranks
+        return clock.step_s(together, beside, context) / (share * ranks)
+    full = [chunk for chunk in chunk_starts(prompt, budget) if chunk[0] == budget]
+    full_s = sum(clock.step_s((chunk,) * ranks, beside, context) for chunk in full)
+    return full_s / len(full) * prompt / (budget * ranks)
 
 
 def aggregated_pieces(
@@ -212,7 +221,7 @@ def aggregated_pieces(
         + counts.fills * prompt_s
         + (counts.prompt_steps - own_steps) * plain_s(max(1.0, counts.beside))
         - _own_s(exact, counts),
-        burst_s=_burst_s(clock, prompt, budget, places=running, ranks=ranks)
+        burst_s=_burst_s(clock, prompt, load.output_tokens, budget, places=running, ranks=ranks)
         - _first_s(exact, counts, np),
         crowd_s=crowd_s - prompt_s,
     )
@@ -226,6 +235,7 @@ def _counts(load: LoopLoad, pieces: LoopPieces, xp: Any) -> LoopCounts:
         output=load.output_tokens,
         spread=load.spread,
         rounds=load.rounds,
+        apart_steps=load.apart_steps,
         budget=pieces.budget,
         ranks=pieces.ranks,
         xp=xp,
@@ -272,18 +282,21 @@ def _several(prompt: int, count: float) -> tuple[tuple[int, int], ...]:
     return ((prompt, 0),) * whole + (((rest, 0),) if rest else ())
 
 
-def _burst_s(clock: StepTimes, prompt: int, budget: int, *, places: int, ranks: int) -> Number:
+def _burst_s(
+    clock: StepTimes, prompt: int, output: float, budget: int, *, places: int, ranks: int
+) -> Number:
     """Mean first token of ``places`` prompts that arrive at once, packed into steps.
 
     The first arrival starts a step of its own. Of many steps only some are timed, the others
     lie between them. Ranks run alike.
     """
+    life = max(1, round(output) - 1)
     each = -(-places // ranks)
     done, begun = 0, min(budget, prompt)
     begins = [(0, 0)]
     while done < each:
         if len(begins) > 1:
-            begun += max(1, budget - done)
+            begun += max(1, budget - _decoding(begins, len(begins) - 1, life))
         done, begun = min(each, done + begun // prompt), begun % prompt
         begins.append((done, begun))
     count = len(begins) - 1
@@ -297,15 +310,21 @@ def _burst_s(clock: StepTimes, prompt: int, budget: int, *, places: int, ranks: 
         weight += sum(weights[i] * (i - left) / (node - left) for i in range(left + 1, node))
         weight += sum(weights[i] * (right - i) / (right - node) for i in range(node + 1, right))
         first, begun = begins[node]
-        room = max(1, budget - first) if node else min(budget, prompt)
+        decodes = _decoding(begins, node, life)
+        room = max(1, budget - decodes) if node else min(budget, prompt)
         chunks: list[tuple[int, int]] = []
         while room > 0 and first + len(chunks) < each:
             chunk = (min(room, prompt - begun), begun)
             room, begun = room - chunk[0], 0
             chunks.append(chunk)
-        decodes = min(places, first * ranks)
-        total = total + weight * _step_s(clock, tuple(chunks) * ranks, decodes, prompt + 1.0)
+        together = min(places, decodes * ranks)
+        total = total + weight * _step_s(clock, tuple(chunks) * ranks, together, prompt + 1.0)
     return total
+
+
+def _decoding(begins: Sequence[tuple[int, int]], step: int, life: int) -> int:
+    """Prompts done by a step less those done ``life`` steps before: they have ended."""
+    return begins[step][0] - begins[max(0, step - life)][0]
 
 
 def aggregated_times(
@@ -369,14 +388,41 @@ def disaggregated_times(
 ) -> LoopTimes:
     """The closed form with prefill apart; ``load.in_flight`` is of the whole deployment.
 
-    ``pieces.shared_prompt_s`` is per prompt over all prefill workers, ``pieces.running`` the
-    requests all decode workers hold at once.
+    ``pieces.shared_prompt_s`` is per prompt over all ``pieces.workers`` that prefill,
+    ``pieces.running`` the requests all decode workers hold at once.
     """
     rounds, stay_s = load.rounds, load.output_tokens * pieces.token_s
-    burst_s = xp.maximum((load.in_flight + 1.0) / 2.0 * pieces.shared_prompt_s, pieces.alone_s)
-    late_s = load.in_flight * pieces.shared_prompt_s - stay_s - pieces.alone_s
+    each = load.in_flight / pieces.workers
+    others = each - 1.0
+    others = xp.maximum(others, 0.0 * others)
+    one_s = pieces.shared_prompt_s * pieces.workers
+    fit = pieces.budget * pieces.ranks / load.prompt_tokens
+    fit = xp.maximum(fit, 0.0 * fit + 1.0)
+    before = xp.minimum(others, (others + fit) / 2.0)
+    burst_s = pieces.alone_s + before * one_s
+    all_s = load.in_flight * pieces.shared_prompt_s
+    jitter_s = load.spread * stay_s
+    batch = xp.minimum(others + 1.0, fit)
+    batch_s = batch * one_s
+    sent_s = xp.sqrt(batch_s**2 + jitter_s**2 + (batch * load.apart_steps * pieces.step_s) ** 2)
+    kept = (batch_s / sent_s) ** 2
+    group, waiting = xp.minimum(others, fit - 1.0), 0.0 * others
+    for round_index in range(1, _MOST_ROUNDS):
+        group = kept * group - 1.0
+        group = xp.maximum(group, 0.0 * group)
+        left = rounds - round_index
+        waiting = waiting + group * xp.minimum(xp.maximum(left, 0.0 * left), 0.0 * left + 1.0)
+    later_rounds = xp.maximum(rounds - 1.0, 0.0 * rounds + 1.0)
+    group_s = waiting / later_rounds * one_s
+    middle_s = jitter_s * xp.sqrt((rounds + 1.0) / 3.0)
+    window_s = xp.minimum(xp.sqrt(all_s**2 + middle_s**2), stay_s + pieces.alone_s)
+    busy = xp.minimum(all_s / window_s, 0.0 * all_s + 1.0)
+    slack, free = 1.0 - busy, load.in_flight * middle_s / math.sqrt(12.0) / window_s + 1e-9
+    line = busy / (slack + xp.sqrt(slack**2 + 8.0 / (math.pi * free)))
+    line_s = line * pieces.shared_prompt_s
+    late_s = all_s - stay_s - pieces.alone_s
     late_s = xp.maximum(late_s, 0.0 * late_s)
-    later_s = pieces.alone_s + 0.5 * pieces.step_s + late_s
+    later_s = pieces.alone_s + group_s + line_s + late_s
     queued_s = _queued_s(load, pieces.running, stay_s, 0.0 * stay_s, 0.0 * stay_s + 1.0, xp)
     ttft_s = (
         admission.fixed_s

@@ -12,23 +12,27 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from plimsoll.cost.cut import check_parallel, stage_weight_bytes
 from plimsoll.cost.host import common_costs, engine_profile
 from plimsoll.cost.memory import kv_capacity
 from plimsoll.cost.step import ReplicaClock, replica_clock
 from plimsoll.planning.closed_loop import (
     Admission,
     LoopLoad,
-    LoopPieces,
     LoopTimes,
     StepTimes,
     decode_step_s,
-    disaggregated_times,
     prompt_alone_s,
     shared_prompt_s,
 )
 from plimsoll.planning.deployment_model import expert_width
 from plimsoll.planning.deployment_settings import DeploymentSettings, WorkerGroup
-from plimsoll.planning.staggered_loop import staggered_pieces, staggered_times
+from plimsoll.planning.staggered_loop import (
+    StaggeredPieces,
+    staggered_apart_times,
+    staggered_pieces,
+    staggered_times,
+)
 from plimsoll.spec.dtype import DType
 from plimsoll.spec.errors import InfeasibleError, PlimsollError
 from plimsoll.spec.model import ModelSpec
@@ -124,7 +128,8 @@ class LoopSolver:
 
         Raises:
             SpecError, UnsupportedError: a cut the model does not allow, or a rate or link the
-                device does not list. InfeasibleError: no way to split the devices.
+                device does not list. InfeasibleError: weights larger than a device's memory, or
+                no way to split the devices.
         """
         if settings.devices_to_split:
             return self._best_split(settings)
@@ -137,6 +142,7 @@ class LoopSolver:
         key = (settings.model, settings.device.name, settings.kv_dtype, settings.engine, parallel)
         found = self.clocks.get(key)
         if found is None:
+            _check_weights(settings, parallel)
             found = replica_clock(
                 settings.model,
                 settings.device,
@@ -150,7 +156,7 @@ class LoopSolver:
     def most_running(self, settings: DeploymentSettings, parallel: Parallel) -> int:
         """Requests whose cache one worker holds, one where that is too long for it.
 
-        Unbounded where by our count the weights alone do not fit: measured rows ran.
+        Unbounded where by our count weights and activations leave no room: measured rows ran.
         """
         reserve = engine_profile(settings.engine).reserve_outputs
         tokens = max(1, int(settings.prompt_tokens + reserve * settings.output_tokens))
@@ -221,7 +227,7 @@ class LoopSolver:
         running = _supplied(most, lambda count: rate_at(count) * prompt_s <= 1.0)
         token_s, step_s = self.token_times(settings, clock, running)
         budget = engine_profile(settings.engine).token_budget
-        pieces = LoopPieces(
+        pieces = StaggeredPieces(
             token_s=token_s,
             step_s=step_s,
             prompt_s=0.0,
@@ -229,7 +235,7 @@ class LoopSolver:
             alone_s=prompt_alone_s(prompt_clock, max(1, round(settings.prompt_tokens)), budget),
             running=float(min(settings.in_flight, held * decode.count)),
         )
-        times = disaggregated_times(loop_load(settings, 1), pieces, admission_of(settings), xp=np)
+        times = staggered_apart_times(loop_load(settings, 1), pieces, admission_of(settings), xp=np)
         return SolvedLoop(
             settings=settings,
             times=LoopTimes(float(times.tpot_s), float(times.ttft_s)),
@@ -257,6 +263,19 @@ class LoopSolver:
         return best
 
 
+def _check_weights(settings: DeploymentSettings, parallel: Parallel) -> None:
+    """Refuse a worker whose devices cannot hold even the weights."""
+    check_parallel(settings.model, parallel)
+    needed = max(stage_weight_bytes(settings.model, parallel))
+    if needed > settings.device.memory_bytes:
+        raise InfeasibleError(
+            f"weights of {settings.model.name} take {needed / 1e9:.0f} GB of each of "
+            f"{parallel.num_devices} devices that have {settings.device.memory_bytes / 1e9:.0f} GB",
+            binding="memory",
+            change="more devices a worker, or fewer bits a weight",
+        )
+
+
 def _held(settings: DeploymentSettings, parallel: Parallel, tokens: int) -> int:
     for fraction in _MEMORY_FRACTIONS:
         capacity = kv_capacity(
@@ -268,10 +287,9 @@ def _held(settings: DeploymentSettings, parallel: Parallel, tokens: int) -> int:
             max_num_seqs=64,
             context_tokens=tokens,
         )
-        most = capacity.max_concurrency(tokens)
-        if most > 0:
-            return most
-    return 1 if capacity.num_blocks else _UNBOUNDED
+        if capacity.num_blocks:
+            return max(1, capacity.max_concurrency(tokens))
+    return _UNBOUNDED
 
 
 def _supplied(most: int, keeps_up: Callable[[int], bool]) -> int:

@@ -13,7 +13,8 @@ them. A share 1/R of first tokens waits for the opening burst. Requests finish b
 time, so a burst of prompts comes back as one, spread only by how much output lengths differ:
 lambda = N / (N + spread * output) prompts are met in a step then. A first token waits for the
 steps before its prompt is admitted, each with lambda prompts in it, and for its own. Where the
-cache holds fewer than N at once the rest queue (Little's law).
+cache holds fewer than N at once the rest queue (Little's law). With prefill apart the slower side
+sets the rate: what decode cannot keep in flight waits for prefill.
 Leaves out: groups of prompts that start together, preemption, variance of single requests.
 Sources: doi:10.1287/opre.9.3.383 (Little); errors against measured runs in docs/accuracy.md.
 """
@@ -32,7 +33,7 @@ from plimsoll.planning.closed_loop import (
     shared_prompt_s,
 )
 
-__all__ = ["StaggeredPieces", "staggered_pieces", "staggered_times"]
+__all__ = ["StaggeredPieces", "staggered_apart_times", "staggered_pieces", "staggered_times"]
 
 
 class StaggeredPieces(NamedTuple):
@@ -92,11 +93,39 @@ def staggered_times(
         + (admission.steps + 0.5) * busy_step_s
         + admission.plain_steps * tpot_s * yielded
     )
-    excess = load.in_flight - running
-    excess = xp.maximum(excess, 0.0 * excess)
     stay_s = pieces.alone_s + load.output_tokens * tpot_s
-    served = load.rounds * load.in_flight
-    waiting = ((load.rounds - 1.0) * load.in_flight + excess / 2.0) / served
-    queued_s = excess / running * stay_s * waiting
+    queued_s = _queued_s(load, running, stay_s, xp)
     ttft_s = admission.fixed_s + burst_s / rounds + (1.0 - 1.0 / rounds) * later_s + queued_s
     return LoopTimes(tpot_s, ttft_s)
+
+
+def _queued_s(load: LoopLoad, running: Number, stay_s: Number, xp: Any) -> Number:
+    """Mean wait for a place: the excess over the rate, half of it in the first round."""
+    excess = load.in_flight - running
+    excess = xp.maximum(excess, 0.0 * excess)
+    served = load.rounds * load.in_flight
+    waiting = ((load.rounds - 1.0) * load.in_flight + excess / 2.0) / served
+    return excess / running * stay_s * waiting
+
+
+def staggered_apart_times(
+    load: LoopLoad, pieces: StaggeredPieces, admission: Admission, *, xp: Any
+) -> LoopTimes:
+    """The mean field with prefill apart; ``load.in_flight`` is of the whole deployment.
+
+    ``pieces.shared_prompt_s`` is per prompt over all prefill workers, ``pieces.running`` the
+    requests all decode workers hold at once.
+    """
+    rounds, stay_s = load.rounds, load.output_tokens * pieces.token_s
+    burst_s = xp.maximum((load.in_flight + 1.0) / 2.0 * pieces.shared_prompt_s, pieces.alone_s)
+    late_s = load.in_flight * pieces.shared_prompt_s - stay_s - pieces.alone_s
+    late_s = xp.maximum(late_s, 0.0 * late_s)
+    later_s = pieces.alone_s + 0.5 * pieces.step_s + late_s
+    queued_s = _queued_s(load, pieces.running, stay_s, xp)
+    ttft_s = (
+        admission.fixed_s
+        + xp.maximum(burst_s, late_s) / rounds
+        + (1.0 - 1.0 / rounds) * later_s
+        + queued_s
+    )
+    return LoopTimes(pieces.token_s, ttft_s)

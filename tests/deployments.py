@@ -100,3 +100,46 @@ def cut_of(count: int = 1, *, tp: int = 1, dp: int = 1, ep: int = 1, batch: int 
     """Workers of ``tp`` times ``dp`` devices, experts cut by width over what ``ep`` leaves."""
     width = max(1, tp * dp // ep)
     return Workers(count=count, tp=tp, pp=1, attention_dp=dp, moe_tp=width, moe_ep=ep, batch=batch)
+
+
+SERVED = {
+    "dense": aggregated(isl=2000),
+    "dense-tp2": aggregated(
+        model="qwen3-32b", system="h200_sxm", backend="sglang", workers=cut_of(tp=2)
+    ),
+    "dense-a100": aggregated(
+        model="gemma-2-27b", system="a100_sxm", precision="bf16", workers=cut_of(tp=4)
+    ),
+    "narrow-experts": aggregated(model="gpt-oss-120b", system="b200_sxm", precision="fp4"),
+    "experts-mi300x": aggregated(
+        model="mixtral-8x7b", system="mi300x", precision="bf16", workers=cut_of(tp=4)
+    ),
+    "latent-tp8": aggregated(
+        model="deepseek-r1", system="b200_sxm", backend="trtllm", workers=cut_of(tp=8, ep=8)
+    ),
+    "latent-ranks": aggregated(
+        model="deepseek-r1", system="b200_sxm", backend="sglang", workers=cut_of(dp=8, ep=8)
+    ),
+    "sparse": aggregated(
+        model="glm-5", system="b200_sxm", backend="sglang", workers=cut_of(tp=8, ep=8)
+    ),
+    "linear": aggregated(model="qwen3.5-397b-a17b", system="b200_sxm", workers=cut_of(tp=8)),
+    "state-space": aggregated(
+        model="nemotron-h-56b", system="h200_sxm", precision="bf16", workers=cut_of(tp=4)
+    ),
+}
+"""Aggregated rows whose memory holds many long requests, by kind of model and cut."""
+APART = {
+    "latent": disaggregated(),
+    "latent-ranks": disaggregated(
+        precision="fp4", prefill=cut_of(2, dp=4, ep=4), decode=cut_of(2, dp=16, ep=16)
+    ),
+    "sparse": disaggregated(model="glm-5", system="b200_sxm", backend="sglang"),
+    "dense": disaggregated(
+        model="llama-3.1-70b", system="h100_sxm", prefill=cut_of(1, tp=4), decode=cut_of(1, tp=8)
+    ),
+    "experts": disaggregated(
+        model="qwen3-235b-a22b", backend="vllm", prefill=cut_of(2, tp=4), decode=cut_of(2, tp=8)
+    ),
+}
+"""Disaggregated rows that name every count, likewise."""

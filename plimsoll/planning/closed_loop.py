@@ -11,24 +11,31 @@ others. Requests finish by steps, not by time, so which prompts share a step, an
 request meets, are counts that no step time enters (``loop_counts``): prompts of a burst come back
 as a burst, spread only by how much output lengths differ. A request that ends is replaced just
 after the next step began, so the new one waits for that step, and for what it takes the engine
-to pass a request on where that is longer. Times are linear in the seconds of the pieces.
-The burst is summed over its own steps, packed to the budget. The mean step has less than N
-decodes while prompts run, in the burst, and when the last requests end one by one. Where the
-cache or the engine holds fewer than N at once, the rest queue, and the wait follows from Little's
-law. With prefill apart the slower side sets the rate: what decode cannot keep in flight waits for
-prefill.
-Leaves out: preemption, variance of single requests.
+to pass a request on where that is longer. The burst is summed over its own steps, packed to the
+budget. The mean step has less than N decodes while prompts run, in the burst, and when the last
+requests end one by one. Where the engine holds fewer than N at once, the rest queue: all of them
+wait for completions, which come by rounds. With prefill apart the slower side sets the rate, what
+decode cannot keep in flight waits for prefill, and prompts that ran together come back together,
+but for the first of them, which finds its worker idle. Times are linear in the pieces' seconds.
+Leaves out: preemption (it moves waits into TPOT), variance of single requests.
 Sources: doi:10.1287/opre.9.3.383 (Little); agreement with the simulator in
 tests/planning/test_closed_loop.py.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from plimsoll.planning.loop_counts import LoopCounts, loop_counts
+from plimsoll.planning.prompt_packing import (
+    StepTimes,
+    between,
+    burst_first_token_s,
+    chunk_starts,
+    several,
+    step_s,
+)
 
 __all__ = [
     "Admission",
@@ -46,22 +53,11 @@ __all__ = [
     "shared_prompt_s",
 ]
 
-_MOST_TIMED = 24
-"""Steps of a burst whose time is asked for."""
 _MOST_ROUNDS = 16
+"""Rounds after which prompts that ran together have come apart."""
 
 Number = Any
 """A float, or an array of them from numpy or torch."""
-
-
-class StepTimes(Protocol):
-    """Step times of one replica, as ``StepClock``."""
-
-    def step_s(
-        self, chunks: Sequence[tuple[int, int]], num_decodes: int, decode_context: int
-    ) -> float:
-        """See ``StepClock``."""
-        ...
 
 
 class LoopLoad(NamedTuple):
@@ -130,12 +126,6 @@ def decode_step_s(clock: StepTimes, running: int, context_tokens: float) -> floa
     return clock.step_s((), running, round(running * context_tokens))
 
 
-def chunk_starts(prompt: int, budget: int) -> list[tuple[int, int]]:
-    """(new tokens, tokens cached before them) of each step that carries the prompt."""
-    starts = range(0, prompt, budget)
-    return [(min(budget, prompt - start), start) for start in starts]
-
-
 def prompt_beside_s(
     clock: StepTimes, running: int, prompt: int, budget: int, context_tokens: float
 ) -> float:
@@ -159,7 +149,7 @@ def shared_prompt_s(
     context = beside * prompt
     if prompt < budget:
         share = max(1.0, min(budget / prompt, float(most)))
-        together = _several(prompt, share) * ranks
+        together = several(prompt, share) * ranks
         return clock.step_s(together, beside, context) / (share * ranks)
     full = [chunk for chunk in chunk_starts(prompt, budget) if chunk[0] == budget]
     full_s = sum(clock.step_s((chunk,) * ranks, beside, context) for chunk in full)
@@ -172,10 +162,10 @@ def aggregated_pieces(
     """The pieces of a replica that runs prompts and decodes, one token a step."""
     prompt = max(1, round(load.prompt_tokens))
     context = load.prompt_tokens + load.output_tokens / 2
-    half, step_s = running // 2, decode_step_s(clock, running, context)
-    pieces = LoopPieces(
-        token_s=step_s,
-        step_s=step_s,
+    half, token_s = running // 2, decode_step_s(clock, running, context)
+    simple = LoopPieces(
+        token_s=token_s,
+        step_s=token_s,
         prompt_s=prompt_beside_s(clock, running, prompt, budget, context),
         shared_prompt_s=shared_prompt_s(
             clock, prompt, budget, most=max(1, running // ranks), ranks=ranks, beside=half
@@ -185,45 +175,38 @@ def aggregated_pieces(
         budget=budget,
         ranks=ranks,
     )
-    counts = LoopCounts(*(float(count) for count in _counts(load, pieces, np)))
-    room = int(counts.room)
-    own_steps = len(chunk_starts(prompt, room))
-    full = min(max(1.0, 1.0 / counts.service), running)
+    counts = LoopCounts(*(float(count) for count in _counts(load, simple, np)))
+    chunks = chunk_starts(prompt, int(counts.room))
+    own_steps, many = len(chunks), min(max(1.0, 1.0 / counts.service), running)
 
     def plain_s(decodes: float) -> Number:
-        return _between(lambda count: _step_s(clock, (), count, context), decodes)
+        return between(lambda n: step_s(clock, (), n, context), decodes)
 
     def prompts_s(share: float, decodes: float) -> Number:
-        """Steps that carry a prompt, ``share`` of it and others in each."""
-        if own_steps == 1:
-            several = _several(prompt, share)
-            return _between(lambda n: _step_s(clock, several, n, context), decodes)
-        chunks = chunk_starts(prompt, room)
-        return _between(
-            lambda n: sum(_step_s(clock, (chunk,), n, context) for chunk in chunks), decodes
-        )
+        """Steps that carry a prompt, ``share`` of it and others where it takes one step."""
+        steps = [several(prompt, share)] if own_steps == 1 else [(chunk,) for chunk in chunks]
+        return between(lambda n: sum(step_s(clock, s, n, context) for s in steps), decodes)
 
     own_s = prompts_s(counts.own_prompts, counts.beside)
     prompt_s = (own_s - own_steps * plain_s(counts.beside)) / counts.own_prompts
     if own_steps == 1:
-        some = min(1.0, counts.busy)
+        some = min(1.0, counts.busy) or 1e-9
         found_s = (1.0 - some) * plain_s(counts.beside_plain)
-        if some:
-            found_s = found_s + some * prompts_s(counts.busy / some, counts.beside_found)
+        found_s = found_s + some * prompts_s(counts.busy / some, counts.beside_found)
     else:
         found_s = plain_s(counts.beside) + counts.busy * prompt_s
-    crowd_s = (prompts_s(full, half) - own_steps * plain_s(half)) / full
-    exact = pieces._replace(prompt_s=prompt_s)
-    return exact._replace(
-        absent_s=step_s - plain_s(counts.seen),
-        found_s=found_s - _found_s(exact, counts),
-        own_s=own_s
-        + counts.fills * prompt_s
-        + (counts.prompt_steps - own_steps) * plain_s(max(1.0, counts.beside))
-        - _own_s(exact, counts),
-        burst_s=_burst_s(clock, prompt, load.output_tokens, budget, places=running, ranks=ranks)
-        - _first_s(exact, counts, np),
-        crowd_s=crowd_s - prompt_s,
+    more_steps = counts.prompt_steps - own_steps
+    own_s = own_s + counts.fills * prompt_s + more_steps * plain_s(max(1.0, counts.beside))
+    pieces = simple._replace(prompt_s=prompt_s)
+    return pieces._replace(
+        absent_s=token_s - plain_s(counts.seen),
+        found_s=found_s - _found_s(pieces, counts),
+        own_s=own_s - _own_s(pieces, counts),
+        burst_s=burst_first_token_s(
+            clock, prompt, load.output_tokens, budget, places=running, ranks=ranks
+        )
+        - _first_s(pieces, counts, np),
+        crowd_s=(prompts_s(many, half) - own_steps * plain_s(half)) / many - prompt_s,
     )
 
 
@@ -259,72 +242,6 @@ def _first_s(pieces: LoopPieces, counts: LoopCounts, xp: Any) -> Number:
     others = pieces.running - 1.0
     before = xp.minimum(others, (others + 1.0 / counts.service) / 2.0)
     return pieces.alone_s + before * pieces.shared_prompt_s + pieces.burst_s
-
-
-def _step_s(clock: StepTimes, chunks: Sequence[tuple[int, int]], decodes: int, each: float) -> Any:
-    """A step, of no time where nothing runs in it."""
-    if not chunks and not decodes:
-        return 0.0
-    return clock.step_s(chunks, decodes, round(decodes * each))
-
-
-def _between(time_s: Callable[[int], Number], count: float) -> Number:
-    """Times at the whole counts around ``count``, in proportion."""
-    low = int(count)
-    part = count - low
-    return (1.0 - part) * time_s(low) + part * time_s(low + 1) if part else time_s(low)
-
-
-def _several(prompt: int, count: float) -> tuple[tuple[int, int], ...]:
-    """``count`` prompts in one step, the last in part."""
-    whole = int(count)
-    rest = round((count - whole) * prompt)
-    return ((prompt, 0),) * whole + (((rest, 0),) if rest else ())
-
-
-def _burst_s(
-    clock: StepTimes, prompt: int, output: float, budget: int, *, places: int, ranks: int
-) -> Number:
-    """Mean first token of ``places`` prompts that arrive at once, packed into steps.
-
-    The first arrival starts a step of its own. Of many steps only some are timed, the others
-    lie between them. Ranks run alike.
-    """
-    life = max(1, round(output) - 1)
-    each = -(-places // ranks)
-    done, begun = 0, min(budget, prompt)
-    begins = [(0, 0)]
-    while done < each:
-        if len(begins) > 1:
-            begun += max(1, budget - _decoding(begins, len(begins) - 1, life))
-        done, begun = min(each, done + begun // prompt), begun % prompt
-        begins.append((done, begun))
-    count = len(begins) - 1
-    weights = [1.0 - begins[i][0] / each for i in range(count)]
-    nodes = sorted({round(i * (count - 1) / (_MOST_TIMED - 1)) for i in range(_MOST_TIMED)})
-    total: Number = 0.0
-    for at, node in enumerate(nodes):
-        left = nodes[at - 1] if at else node
-        right = nodes[at + 1] if at + 1 < len(nodes) else node
-        weight = weights[node]
-        weight += sum(weights[i] * (i - left) / (node - left) for i in range(left + 1, node))
-        weight += sum(weights[i] * (right - i) / (right - node) for i in range(node + 1, right))
-        first, begun = begins[node]
-        decodes = _decoding(begins, node, life)
-        room = max(1, budget - decodes) if node else min(budget, prompt)
-        chunks: list[tuple[int, int]] = []
-        while room > 0 and first + len(chunks) < each:
-            chunk = (min(room, prompt - begun), begun)
-            room, begun = room - chunk[0], 0
-            chunks.append(chunk)
-        together = min(places, decodes * ranks)
-        total = total + weight * _step_s(clock, tuple(chunks) * ranks, together, prompt + 1.0)
-    return total
-
-
-def _decoding(begins: Sequence[tuple[int, int]], step: int, life: int) -> int:
-    """Prompts done by a step less those done ``life`` steps before: they have ended."""
-    return begins[step][0] - begins[max(0, step - life)][0]
 
 
 def aggregated_times(

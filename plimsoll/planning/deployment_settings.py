@@ -34,6 +34,16 @@ _HEAVY_PER_DEVICE = 64
 _RANKS_PER_DEVICE = 24
 _NARROWEST_EXPERT = 256
 _ENGINES = ("vllm", "sglang", "trtllm")
+_FORMAT_WORDS = (
+    ("nvfp4", "fp4"),
+    ("mxfp4", "mxfp4"),
+    ("int4", "int4"),
+    ("int8", "int8"),
+    ("fp8", "fp8"),
+    ("bf16", "bf16"),
+    ("float16", "bf16"),
+)
+"""What names of quantization modes hold, narrowest first, and the format that is."""
 _UNNAMED = {
     ("other", "width"): (5, 1.0),
     ("other", "ranks"): (1, 1.0),
@@ -90,7 +100,7 @@ def settings_of(row: DeploymentRow) -> DeploymentSettings:
     groups = (row.workers, row.prefill, row.decode)
     if any(group is not None and group.pp > 1 for group in groups):
         raise UnsupportedError("a pipeline degree above 1 is not modeled in a closed loop")
-    model, precision, assumed = served_model(row.model, row.precision)
+    model, precision, assumed = served_model(row.model, _precision(row))
     device = load_device(row.system)
     load = load_of(row)
     notes = [assumed] if assumed else []
@@ -116,6 +126,14 @@ def settings_of(row: DeploymentRow) -> DeploymentSettings:
         guessed=reader.guessed,
         notes=tuple(notes),
     )
+
+
+def _precision(row: DeploymentRow) -> str:
+    """The format the row names: its own word, else that of its weights."""
+    if row.precision:
+        return row.precision
+    named = (row.moe_format or row.gemm_format).lower()
+    return next((ours for word, ours in _FORMAT_WORDS if word in named), "")
 
 
 @dataclass(frozen=True, slots=True)

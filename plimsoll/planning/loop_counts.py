@@ -98,7 +98,9 @@ def loop_counts(
     cycle = steps + wait
 
     # the window in which a round's prompts come back
-    burst = short * _groups(places, others, least(1.0 / service, 1.0), xp)
+    queue = least(in_flight - places, 0.0)  # of these as many start a step before the rest
+    split = xp.minimum(xp.maximum(queue, places - queue), places)
+    burst = short * _groups(places, others, xp.minimum(least(1.0 / service, 1.0), split), xp)
     burst = burst + (1.0 - short) * least(others * service, 1.0)
     jitter = spread * output
     middle = jitter * xp.sqrt((rounds + 1.0) / 3.0)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from plimsoll.api.validate_figures import RankingFigures
 from plimsoll.spec.io import write_text
 from scripts.engine_fit import Coefficients
 from scripts.engine_rows import ENGINES, FitRow
@@ -100,6 +101,31 @@ def _floor(rows: Sequence[FitRow]) -> tuple[int, float, float]:
     return len(tpot), float(np.mean(tpot or [0.0])), float(np.mean(ttft or [0.0]))
 
 
+def _ranked(ranking: RankingFigures | None) -> list[str]:
+    if ranking is None:
+        return []
+    lines = []
+    for kind, name, one in ranking.rows:
+        if kind in ("", "mode", "backend"):
+            lines.append(
+                [
+                    name or "all",
+                    f"{one.num_groups:,}",
+                    f"{100 * one.right_fraction:.1f}",
+                    f"{100 * one.blind_fraction:.1f}",
+                    f"{100 * one.mean_loss_fraction:.1f}",
+                    f"{one.mean_spearman:.2f}",
+                ]
+            )
+    return [
+        "Groups of rows that differ in configuration only: is the best predicted output rate a GPU",
+        "measured within 5 % of the best? Predicted with the model and system left out, in percent;",
+        "*blind* is a random pick, *loss* the rate given away.",
+        "",
+        *_table(("groups of", "groups", "right", "blind", "loss", "Spearman"), lines),
+    ]
+
+
 def _coefficients(found: Coefficients) -> list[str]:
     names = list(found.by_engine(0))
     lines = []
@@ -118,6 +144,7 @@ def write_deployment_tables(
     coverage: dict[str, float],
     found: Coefficients,
     refused: int,
+    ranking: RankingFigures | None,
     path: Path | None,
 ) -> str:
     """The text, and into ``path`` between its markers if given."""
@@ -158,6 +185,7 @@ def write_deployment_tables(
         "Share of rows inside their P10-P90 band, bands from other groups' rows, in percent:",
         "",
         *_table(("rows", "inside"), covered),
+        *_ranked(ranking),
         "By system left out:",
         "",
         *_by(schemes[2], "system", lambda r: r.row.system),

@@ -5,7 +5,7 @@
     python scripts/fit_engines.py --out-of-fold FILE  predictions of rows left out, as a table
 
 Reads ../shared/data/silicon/silicon_train.csv. Writes library/engines/{vllm,sglang,trtllm,common,
-error_bands}.yaml and the deployment tables of docs/accuracy.md. Counts of running requests depend
+error_bands}.yaml, the deployment tables of docs/accuracy.md and its pictures. Counts of running requests depend
 on the profiles, so fitting and solving take turns twice. A row left out is predicted by a fit
 without any row of its group: its (model, system), its system, or its model (DeepSeek-V3 and R1
 are one model here, since their rows are the same runs).
@@ -13,6 +13,7 @@ are one model here, since their rows are the same runs).
 
 import argparse
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
@@ -22,10 +23,15 @@ import numpy as np
 import torch
 import yaml
 
+from plimsoll.api.validate_figures import ranking_figures
 from plimsoll.cost.error_bands import error_bands
 from plimsoll.cost.host import common_costs, engine_profile
 from plimsoll.spec.deployment import Prediction, Refusal
-from plimsoll.spec.deployment_rows import read_deployments, write_predictions
+from plimsoll.spec.deployment_rows import (
+    DeploymentTable,
+    read_deployments,
+    write_predictions,
+)
 from plimsoll.spec.io import write_text
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -33,6 +39,7 @@ from scripts.engine_bands import band_factors, banded, bands_data  # noqa: E402
 from scripts.engine_fit import Coefficients, fit, predict, row_weights, tensors  # noqa: E402
 from scripts.engine_report import Scheme, write_deployment_tables  # noqa: E402
 from scripts.engine_rows import ENGINES, FitRow, columns, fit_rows  # noqa: E402
+from scripts.plot_accuracy import plot_accuracy  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT.parent / "shared/data/silicon/silicon_train.csv"
@@ -53,6 +60,7 @@ COSTS = (
     "handover_s",
 )
 Key = Callable[[FitRow], str]
+Answers = list[Prediction | Refusal]
 
 
 def one_model(name: str) -> str:
@@ -169,11 +177,11 @@ def write_yaml(path: Path, data: dict[str, object]) -> None:
     write_text("# Written by scripts/fit_engines.py; do not edit.\n" + text, path)
 
 
-def write_out_of_fold(path: Path, rows: list[FitRow], folds: Folds) -> None:
-    """The data's rows with predictions of their left-out fits, as ``validate`` writes them."""
+def out_of_fold(rows: list[FitRow], folds: Folds) -> tuple[DeploymentTable, Answers]:
+    """The data's rows with predictions of their left-out fits."""
     table = read_deployments(DATA)
     by_line = {row.row.line: i for i, row in enumerate(rows)}
-    answers: list[Prediction | Refusal] = []
+    answers: Answers = []
     for row in table.rows:
         i = by_line.get(row.line)
         if i is None:
@@ -192,7 +200,7 @@ def write_out_of_fold(path: Path, rows: list[FitRow], folds: Folds) -> None:
                 note="predicted by a fit without its model and system",
             )
         )
-    write_predictions(table, answers, path)
+    return table, answers
 
 
 def main() -> None:
@@ -220,12 +228,23 @@ def main() -> None:
         write_yaml(LIBRARY / "error_bands.yaml", bands_data(schemes[1:], SOURCE))
         error_bands.cache_clear()
     coverage = banded(schemes[1])
+    table, answers = out_of_fold(rows, folds["model and system"])
     text = write_deployment_tables(
-        schemes, coverage, found, refused, None if options.check else ROOT / "docs/accuracy.md"
+        schemes,
+        coverage,
+        found,
+        refused,
+        ranking_figures(table.rows, answers),
+        None if options.check else ROOT / "docs/accuracy.md",
     )
     print(text)
     if options.out_of_fold:
-        write_out_of_fold(options.out_of_fold, rows, folds["model and system"])
+        write_predictions(table, answers, options.out_of_fold)
+    if not options.check:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "left-out.csv"
+            write_predictions(table, answers, path)
+            plot_accuracy(path, title="model and system left out")
 
 
 if __name__ == "__main__":

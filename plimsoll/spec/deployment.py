@@ -37,9 +37,13 @@ class Workers:
         """Devices of all these workers, 0 where their count or ``tp`` is not named.
 
         A degree of ``pp`` or ``attention_dp`` that is not named counts as 1; experts live on
-        the devices of attention.
+        the devices of attention. Where tensor and expert degree of the experts are equal and
+        multiply to more than a node of 8, tables wrote one group's size twice: counted once.
         """
-        return self.count * self.tp * max(self.pp, 1) * max(self.attention_dp, 1)
+        width = self.tp * max(self.attention_dp, 1)
+        if width > 8 and width == self.moe_tp * self.moe_ep and self.moe_tp == self.moe_ep:
+            width = self.moe_ep
+        return self.count * width * max(self.pp, 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ Tables of public runs mislabel and leave blank. What is read into a row, each wi
   deployments of that engine and cut have. Wide decode workers hold attention by ranks.
 - Models with multi-token-prediction heads: runs known to speculate do; where counts are blank,
   twins in the tables differ by speculation alone, and rows get the weight that errs least.
-- fp8 and fp4 runs hold an 8-bit cache, but vLLM on Hopper.
+- fp8 and fp4 runs hold an 8-bit cache, but vLLM and SGLang on Hopper, whose kernels widen it.
 Leaves out: engine options no column hints at.
 Source: pairs of rows with equal measurements in the tables of ai-dynamo/aiconfigurator.
 """
@@ -106,8 +106,9 @@ def settings_of(row: DeploymentRow) -> DeploymentSettings:
     notes = [assumed] if assumed else []
     reader = _Reader(row, model, device, notes)
     found = reader.aggregated() if row.mode == "agg" else reader.disaggregated()
-    hopper_vllm = row.backend == "vllm" and device.family == "hopper"
-    narrow = precision in ("fp8", "fp4", "mxfp4") and not hopper_vllm
+    narrow = precision in ("fp8", "fp4", "mxfp4")
+    if row.backend != "trtllm" and device.family == "hopper":
+        narrow = False
     kv_dtype = DType.FP8 if narrow else DType.BF16
     speculation = reader.speculation(found)
     return DeploymentSettings(

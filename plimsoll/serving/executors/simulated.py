@@ -87,7 +87,8 @@ class Fault:
 class SimulatedExecutor:
     """Serves a workload on simulated instances.
 
-    ``transfer_s(source, target, tokens)`` is the time to move KV between two instances.
+    ``transfer_s(source, target, tokens)`` is the time to move KV between two instances;
+    ``reach_s(prompt tokens)`` what a request takes from its arrival to the router, 0 if None.
     ``refusal_rate`` is the chance that a move or swap is refused, for testing policies.
     ``decisions`` collects (time, instance, slot, step or action) when ``log_decisions``.
     """
@@ -98,6 +99,7 @@ class SimulatedExecutor:
         router: ClusterPolicy,
         *,
         transfer_s: Callable[[int, int, int], float] | None = None,
+        reach_s: Callable[[int], float] | None = None,
         seed: int = 0,
         faults: Sequence[Fault] = (),
         refusal_rate: float = 0.0,
@@ -115,6 +117,7 @@ class SimulatedExecutor:
         self._specs = list(instances)
         self._router = router
         self._transfer_s = transfer_s
+        self._reach_s = reach_s
         self._seed = seed
         self._faults = list(faults)
         self._refusal_rate = refusal_rate
@@ -172,6 +175,9 @@ class _Run:
         self._luck = np.random.default_rng(seeds[-1])
         self._idle_ticks = 0
         self._requests: dict[int, SimRequest] = {}
+        self._reach_s = executor._reach_s
+        self._on_the_way: set[int] = set()
+        """Requests that have arrived and that the router has not seen."""
         self._intake = Intake(workload, max(s.max_model_len for s in executor._specs))
         log = (lambda *row: executor.decisions.append(row)) if executor._log_decisions else None
         self._log = log
@@ -317,11 +323,27 @@ class _Run:
         cancel_s = self._intake.cancel_s(row)
         if cancel_s != float("inf"):
             self._push(self.now_s + cancel_s, _OUTSIDE, self._cancel, (request,))
+        if self._reach_s is None:
+            self._decide(Arrive(row))
+        else:
+            self._on_the_way.add(row)
+            reached_s = self.now_s + self._reach_s(request.prompt_tokens)
+            self._push(reached_s, _OUTSIDE, self._reach, (row,))
+
+    def _reach(self, row: int) -> object:
+        if row not in self._on_the_way:
+            return _NOTHING
+        self._on_the_way.remove(row)
         self._decide(Arrive(row))
+        return None
 
     def _cancel(self, request: SimRequest) -> object:
         if request.id not in self._requests:
             return _NOTHING
+        if request.id in self._on_the_way:
+            self._on_the_way.remove(request.id)
+            self._end_unplaced(request, CANCELLED)
+            return None
         if self._transfers.cancel(request, self.now_s) or request.instance < 0:
             self._end_unplaced(request, CANCELLED)
         else:

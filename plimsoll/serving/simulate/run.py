@@ -1,7 +1,8 @@
 """Simulate a plan: instances from its pools, the cost model as the clock, its own policies.
 
 Each replica gets a clock (``cost.step``), KV memory (``cost.memory``) and the step policy of its
-pool; the plan's router sees them all. KV moves between replicas over the link they share.
+pool; the plan's router sees them all. KV moves between replicas over the link they share. A
+request reaches the router after what the plan's engine spends on it (``cost.host``).
 Source of the parts: docs/concepts/simulator.md.
 """
 
@@ -10,6 +11,7 @@ from dataclasses import asdict
 
 from plimsoll import __version__
 from plimsoll.cost.clock import StepClock
+from plimsoll.cost.host import engine_profile
 from plimsoll.cost.kv import kv_bytes_per_token
 from plimsoll.cost.memory import KvCapacity, kv_capacity
 from plimsoll.cost.saturation import saturation_tokens
@@ -22,7 +24,7 @@ from plimsoll.serving.simulate.placement import Seat, seats
 from plimsoll.spec.errors import InfeasibleError, SpecError
 from plimsoll.spec.hardware import Fleet
 from plimsoll.spec.io import plain
-from plimsoll.spec.model import ModelSpec
+from plimsoll.spec.model import ModelSpec, MoeFfn
 from plimsoll.spec.plan import (
     ChunkedPrefill,
     DisaggRouter,
@@ -37,7 +39,7 @@ from plimsoll.spec.record import RunRecord
 from plimsoll.spec.units import format_bytes
 from plimsoll.spec.workload import Workload
 
-__all__ = ["batched_tokens", "build", "policy_for", "router_for", "simulate_plan"]
+__all__ = ["batched_tokens", "build", "policy_for", "reach_s", "router_for", "simulate_plan"]
 
 _MOST_SPLITFUSE_TOKENS = 8192
 
@@ -68,6 +70,7 @@ def simulate_plan(
         instances,
         router_for(plan.router),
         transfer_s=transfer_s,
+        reach_s=reach_s(plan, model),
         seed=seed,
         faults=faults,
         fast_forward=fast_forward,
@@ -139,6 +142,23 @@ def build(
 
     origins = {clock.origin for clock in clock_of}
     return instances, origins, transfer_s, token_bytes
+
+
+def reach_s(plan: ServingPlan, model: ModelSpec) -> Callable[[int], float] | None:
+    """Seconds from a request's arrival to the scheduler, by prompt tokens; None for no time.
+
+    The engine's tokenizing, HTTP and passing on, and the handover where another pool decodes.
+    Leaves out the steps an engine lets pass before it admits a request (``admission_steps``).
+    """
+    costs = engine_profile(plan.engine).request
+    fixed_s, token_s = costs.fixed_s, costs.prompt_token_s
+    if any(isinstance(group.layer.ffn, MoeFfn) for group in model.layers):
+        fixed_s += costs.expert_s
+    if isinstance(plan.router, DisaggRouter):
+        fixed_s += costs.handover_s
+    if fixed_s == 0.0 and token_s == 0.0:
+        return None
+    return lambda prompt_tokens: fixed_s + token_s * prompt_tokens
 
 
 def batched_tokens(pool: Pool, max_model_len: int) -> int:

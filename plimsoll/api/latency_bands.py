@@ -1,9 +1,10 @@
 """Error bands of the latencies that an answer shows, from the plan and the run they come from.
 
 A run's mean lengths, its requests in flight over devices (Little's law: finished a second times
-mean end-to-end latency) and the share of queueing in its mean TTFT say how far it is from what was
-measured. A plan on several devices takes the widest band of them. Only runs on the library's own
-clock have a band; callers with another clock do not ask.
+mean end-to-end latency) and the share of queueing in its mean TTFT, without what the engine spends
+on a request before it queues, say how far it is from what was measured. A plan on several devices
+takes the widest band of them. Only runs on the library's own clock have a band; callers with
+another clock do not ask.
 """
 
 from collections.abc import Iterable, Mapping
@@ -11,6 +12,7 @@ from typing import Any
 
 from plimsoll.cost.error_bands import Metric, latency_band
 from plimsoll.serving.simulate.placement import seats
+from plimsoll.serving.simulate.run import reach_s
 from plimsoll.spec.hardware import Fleet
 from plimsoll.spec.model import ModelSpec
 from plimsoll.spec.origin import Band
@@ -33,7 +35,9 @@ def run_bands(
         batch = summary.requests_per_s * summary.e2e_s.mean / plan.num_devices
     queueing = None
     if summary.queue_s is not None and summary.ttft_s is not None and summary.ttft_s.mean > 0:
-        queueing = summary.queue_s.mean / summary.ttft_s.mean
+        passing = reach_s(plan, model)
+        passed_s = passing(round(float(workload.prompt_tokens.mean()))) if passing else 0.0
+        queueing = max(0.0, summary.queue_s.mean - passed_s) / summary.ttft_s.mean
     return {
         metric: widest(
             latency_band(

@@ -17,7 +17,8 @@ requests end one by one. Where the engine holds fewer than N at once, the rest q
 wait for completions, which come by rounds. With prefill apart the slower side sets the rate, what
 decode cannot keep in flight waits for prefill, and prompts that ran together come back together,
 but for the first of them, which finds its worker idle. Times are linear in the pieces' seconds.
-Leaves out: preemption (it moves waits into TPOT), variance of single requests.
+Leaves out: preemption (it moves waits into TPOT), how groups of equal lengths that are late, or
+run on several workers, meet again, variance of single requests.
 Sources: doi:10.1287/opre.9.3.383 (Little); agreement with the simulator in
 tests/planning/test_closed_loop.py.
 """
@@ -64,7 +65,8 @@ class LoopLoad(NamedTuple):
     """``in_flight`` requests a replica; lengths are means, ``spread`` their width over it.
 
     Clients that are late by different times send one after another: ``apart_steps`` lie between
-    requests whose places were freed together, 0 where all are replaced within the instant.
+    requests whose places were freed together, 0 where all are replaced within the instant. Each
+    leaves its place empty for ``late_steps`` before it reaches the scheduler.
     """
 
     in_flight: Number
@@ -73,6 +75,7 @@ class LoopLoad(NamedTuple):
     spread: Number
     rounds: Number
     apart_steps: Number = 0.0
+    late_steps: Number = 0.0
 
 
 class LoopPieces(NamedTuple):
@@ -219,6 +222,7 @@ def _counts(load: LoopLoad, pieces: LoopPieces, xp: Any) -> LoopCounts:
         spread=load.spread,
         rounds=load.rounds,
         apart_steps=load.apart_steps,
+        late_steps=load.late_steps,
         budget=pieces.budget,
         ranks=pieces.ranks,
         xp=xp,
@@ -253,7 +257,7 @@ def aggregated_times(
     tpot_s = pieces.token_s - pieces.absent_s + met_s / counts.steps
     found_s, own_s = _found_s(pieces, counts), _own_s(pieces, counts)
     under_way_s = counts.residual * found_s
-    reached_s = xp.maximum(under_way_s, admission.fixed_s + 0.5 * under_way_s)
+    reached_s = xp.maximum(under_way_s, counts.free * admission.fixed_s + 0.5 * under_way_s)
     budget_s = counts.queued_steps * (pieces.step_s - pieces.absent_s + prompt_s / counts.service)
     later_s = (
         reached_s

@@ -231,6 +231,8 @@ class _Reader:
 
     def _ranked(self, ours: "_Degrees", theirs: "_Degrees") -> tuple["_Degrees", "_Degrees"]:
         """Attention by ranks where one number is written for tensor and data degree."""
+        if not expert_width(self.model):
+            return ours, theirs
         wide = theirs[0]
         rack = self.device.devices_per_node > 8
         busy = self.in_flight / wide > _RANKS_PER_DEVICE and self.in_flight >= 256

@@ -35,7 +35,8 @@ class LoopCounts(NamedTuple):
     ``seen`` decodes in the mean step of a decode, of ``steps`` that a request takes part in.
     ``met`` prompts are met while decoding, ``met_in_burst`` those of the burst; ``seen_steady``
     and ``met_steady`` are the same away from both ends of the run. ``rounds`` are of a place;
-    ``residual``: steps under way to wait for, 0 or 1; ``apart``: the window over the cycle.
+    ``free``: whether arrivals find a place, ``residual`` steps under way to wait for, both 0 or 1;
+    ``apart``: the window over the cycle.
     """
 
     room: Number
@@ -55,6 +56,7 @@ class LoopCounts(NamedTuple):
     met_in_burst: Number
     met_steady: Number
     rounds: Number
+    free: Number
     residual: Number
     apart: Number
 
@@ -68,6 +70,7 @@ def loop_counts(
     spread: Number,
     rounds: Number,
     apart_steps: Number,
+    late_steps: Number,
     budget: Number,
     ranks: Number,
     xp: Any,
@@ -85,7 +88,8 @@ def loop_counts(
     steps = least(output - 1.0, 1.0)
     rounds = least(rounds * in_flight / places, 1.0)
     # a request that had to queue for a place starts with the next step
-    residual = any_other * least(most(1.0 - in_flight + places, 1.0), 0.0)
+    free = least(most(1.0 - in_flight + places, 1.0), 0.0)
+    residual = any_other * free
 
     # room for prompts, and what one takes of it
     sustained = ranks * steps * budget / (prompt + steps)
@@ -94,7 +98,8 @@ def loop_counts(
     service = prompt / (room * ranks)
     prompt_steps = _mean_ceiling(prompt / room, spread, xp)
     short = least(2.0 - prompt_steps, 0.0)
-    wait = residual + prompt_steps
+    late = free * late_steps
+    wait = xp.maximum(residual, late + 0.5 * residual) + prompt_steps
     cycle = steps + wait
 
     # the window in which a round's prompts come back
@@ -114,16 +119,18 @@ def loop_counts(
     busy = order * own * (1.0 - 1.0 / window) + (1.0 - order) * (own - 1.0)
     busy = any_other * xp.minimum(least(busy, 0.0), other_share / service)
     long_beside = xp.maximum(other_share, places - wait * places / (1.0 + window))
-    short_beside = xp.maximum(other_share, places - own - residual * busy)
+    away = own + residual * busy + places * late / xp.maximum(window, late)
+    short_beside = xp.maximum(other_share, places - away)
     beside = short * short_beside + (1.0 - short) * long_beside
-    plain = short * (places - own) + (1.0 - short) * beside
-    found = short * least(places - own - least(busy, 1.0), 0.0) + (1.0 - short) * beside
+    gone = own + places * late / xp.maximum(window, late)
+    plain = short * xp.maximum(other_share, places - gone) + (1.0 - short) * beside
+    found = short * least(places - gone - least(busy, 1.0), 0.0) + (1.0 - short) * beside
 
     # prompts met while decoding: in a round, in the burst, and in all
     load = most(places * service / window, 1.0)
-    wide = short * window + (1.0 - short) * xp.maximum(window, wait)
-    missed = places * (wait / wide - wait * (wait - 1.0) / (2.0 * wide**2))
-    missed = missed - load - (1.0 - load) * wait / wide
+    near = xp.minimum(wait, window)
+    missed = places * (near / window - near * (near - 1.0) / (2.0 * window**2))
+    missed = missed - load - (1.0 - load) * near / window
     fewest = other_share * (short + (1.0 - short) * (2.0 * service - 1.0) / prompt_steps)
     full_life = steps / service
     met = xp.minimum(xp.maximum(others - missed, fewest), xp.minimum(full_life, others))
@@ -142,8 +149,8 @@ def loop_counts(
     ends = filled - (xp.minimum(burst, steps) + last) / (6.0 * steps * rounds)
 
     # steps queued for budget: disorder, more prompts than fit, a burst run faster than it returns
-    free = places * middle / math.sqrt(12.0) / window + 1e-9
-    line = service * load / (1.0 - load + xp.sqrt((1.0 - load) ** 2 + 8.0 / (math.pi * free)))
+    loose = places * middle / math.sqrt(12.0) / window + 1e-9
+    line = service * load / (1.0 - load + xp.sqrt((1.0 - load) ** 2 + 8.0 / (math.pi * loose)))
     over = least(places * service - steps - wait, 0.0)
     roomy = prompt / (least(budget - decoding / ranks / 2.0, 1.0) * ranks)
     returned = xp.sqrt((others * roomy) ** 2 + jitter**2)
@@ -167,6 +174,7 @@ def loop_counts(
         met_in_burst=kept * at_first,
         met_steady=met,
         rounds=rounds,
+        free=free,
         residual=residual,
         apart=window / cycle,
     )

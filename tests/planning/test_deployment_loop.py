@@ -60,6 +60,17 @@ def test_no_more_run_than_are_in_flight_or_than_memory_holds(
         assert fits / 2 < running < concurrency
 
 
+@each_served
+def test_what_memory_does_not_hold_waits_for_a_place(row: DeploymentRow) -> None:
+    """Little's law: a round of answers for every round of places ahead in the queue."""
+    few, many = (solved(replace(row, concurrency=n)) for n in (10**6, 2 * 10**6))
+    assert few.running == many.running
+    answer_s = few.settings.output_tokens * few.times.tpot_s
+    rounds = 10**6 / few.running
+    assert 0.8 < (many.times.ttft_s - few.times.ttft_s) / (rounds * answer_s) < 1.5
+    assert few.times.ttft_s > 0.8 * (rounds - 1) * answer_s
+
+
 @each_apart
 @pytest.mark.parametrize("concurrency", [1, 64, 10**6])
 def test_decode_workers_share_what_is_in_flight(row: DeploymentRow, concurrency: int) -> None:

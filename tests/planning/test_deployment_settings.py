@@ -180,6 +180,9 @@ def test_one_number_for_both_degrees_is_ranks_where_workers_are_wide_or_busy() -
     for found in (few, many):
         assert found.prefill is not None
         assert found.prefill.parallel == Parallel(attention_dp=8, ep=8)
+    dense = settings_of(blank(8, model="llama-3.1-70b", concurrency=2048))
+    assert dense.prefill is not None
+    assert dense.decode.parallel == dense.prefill.parallel == Parallel(tp=8)
 
 
 @pytest.mark.parametrize(

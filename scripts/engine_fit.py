@@ -5,7 +5,7 @@ width: kernels' factors near 1, host and request costs near common values, devia
 what is shared. Without that, many rows of few models would be fitted, not engines: models and
 systems left out are then predicted worse than with no fit at all. Rows of one (model, system,
 engine, precision) count like a few independent ones. Errors are heavy-tailed (log of 1 + square).
-The closed form is the package's own (``planning/staggered_loop.py``), on tensors.
+The closed form is the package's own (``planning/closed_loop.py``, ``staggered_loop.py``), on tensors.
 Leaves out: correlation of the errors of one row's TTFT and TPOT.
 """
 
@@ -21,12 +21,11 @@ from plimsoll.cost.engine_factors import PARTS
 from plimsoll.planning.closed_loop import (
     Admission,
     LoopLoad,
+    LoopPieces,
+    aggregated_times,
+    disaggregated_times,
 )
-from plimsoll.planning.staggered_loop import (
-    StaggeredPieces,
-    staggered_apart_times,
-    staggered_times,
-)
+from plimsoll.planning.staggered_loop import staggered_first_token_s
 from scripts.engine_rows import COUNTS, ENGINES, TIMES, FitRow
 
 __all__ = ["BY_ENGINE", "COMMON", "Coefficients", "fit", "predict", "row_weights"]
@@ -154,10 +153,10 @@ def predict(theta: torch.Tensor, c: Columns) -> tuple[torch.Tensor, torch.Tensor
         (1.0 - weight) * torch.log(found["token_s"]) + weight * torch.log(checked_s / accepted)
     )
     found["step_s"] = found["token_s"] * accepted**weight
-    ranked = (c["ranks"] > 1).double()
+    ranked = (c["decode_ranks"] > 1).double()
     overlap = common["rank_overlap_odds"] / (1.0 + common["rank_overlap_odds"]) * ranked
     found["prompt_s"] = (1.0 - overlap) * found["prompt_s"] + overlap * found["shared_prompt_s"]
-    pieces = StaggeredPieces(**found, **{name: c[name] for name in COUNTS})
+    pieces = LoopPieces(**found, **{name: c[name] for name in COUNTS})
     fixed_s = own["fixed_s"] + c["experts"] * own["expert_s"]
     fixed_s = fixed_s + own["prompt_token_s"] * c["prompt_tokens"]
     polls = (c["few"] * (engine == _ONLY_SGLANG_POLLS)).double()
@@ -166,14 +165,21 @@ def predict(theta: torch.Tensor, c: Columns) -> tuple[torch.Tensor, torch.Tensor
     )
     waits = torch.minimum(own["rank_wait_steps"], c["output_tokens"] / 4) * ranked
     load = LoopLoad(
-        c["in_flight"], c["prompt_tokens"], c["output_tokens"], c["spread"], c["load_rounds"]
+        c["in_flight"],
+        c["prompt_tokens"],
+        c["output_tokens"],
+        c["spread"],
+        c["load_rounds"],
+        c["apart_steps"],
     )
-    together = staggered_times(load, pieces, Admission(fixed_s, steps, waits), xp=torch)
-    apart = staggered_apart_times(load, pieces, Admission(fixed_s + own["handover_s"]), xp=torch)
+    admission = Admission(fixed_s, steps, waits)
+    together_s = aggregated_times(load, pieces, admission, xp=torch).tpot_s
+    first_s = staggered_first_token_s(load, pieces, together_s, admission, xp=torch)
+    apart = disaggregated_times(load, pieces, Admission(fixed_s + own["handover_s"]), xp=torch)
     mixed = c["aggregated"] > 0
     return (
-        torch.where(mixed, together.tpot_s, apart.tpot_s),
-        torch.where(mixed, together.ttft_s, apart.ttft_s),
+        torch.where(mixed, together_s, apart.tpot_s),
+        torch.where(mixed, first_s, apart.ttft_s),
     )
 
 

@@ -119,8 +119,8 @@ def _ranked(ranking: RankingFigures | None) -> list[str]:
             )
     return [
         "Groups of rows that differ in configuration only: is the best predicted output rate a GPU",
-        "measured within 5 % of the best? Predicted with the model and system left out, in percent;",
-        "*blind* is a random pick, *loss* the rate given away.",
+        "measured within 5 % of the best? Predicted with the model and system left out, in",
+        "percent; *blind* is a random pick, *loss* the rate given away.",
         "",
         *_table(("groups of", "groups", "right", "blind", "loss", "Spearman"), lines),
     ]

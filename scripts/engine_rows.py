@@ -22,6 +22,8 @@ from plimsoll.cost.host import EngineProfile, StepFactors, common_costs, engine_
 from plimsoll.cost.operators import Setting, StepProgram, step_program
 from plimsoll.cost.step import ReplicaClock
 from plimsoll.planning.closed_loop import (
+    LoopPieces,
+    aggregated_pieces,
     decode_step_s,
     prompt_alone_s,
 )
@@ -33,7 +35,6 @@ from plimsoll.planning.deployment_loop import (
 )
 from plimsoll.planning.deployment_model import expert_width
 from plimsoll.planning.deployment_settings import settings_of
-from plimsoll.planning.staggered_loop import StaggeredPieces, staggered_pieces
 from plimsoll.spec.deployment import DeploymentRow
 from plimsoll.spec.deployment_rows import read_deployments
 from plimsoll.spec.errors import PlimsollError
@@ -42,8 +43,8 @@ from plimsoll.spec.plan import Parallel
 __all__ = ["COUNTS", "ENGINES", "TIMES", "FitRow", "columns", "fit_rows"]
 
 ENGINES = ("vllm", "sglang", "trtllm")
-TIMES = tuple(name for name in StaggeredPieces._fields if name.endswith("_s"))
-COUNTS = tuple(name for name in StaggeredPieces._fields if name not in TIMES)
+TIMES = tuple(name for name in LoopPieces._fields if name.endswith("_s"))
+COUNTS = tuple(name for name in LoopPieces._fields if name not in TIMES)
 """Pieces that are no times."""
 
 
@@ -146,7 +147,7 @@ def _fit_row(row: DeploymentRow, solved: SolvedLoop, solver: LoopSolver, bases: 
         load = loop_load(s, s.decode.count)
         budget = engine_profile(s.engine).token_budget
         pieces = [
-            staggered_pieces(c, load, running=running, budget=budget, ranks=decode.attention_dp)
+            aggregated_pieces(c, load, running=running, budget=budget, ranks=decode.attention_dp)
             for c in clocks
         ]
     else:
@@ -168,7 +169,8 @@ def _fit_row(row: DeploymentRow, solved: SolvedLoop, solver: LoopSolver, bases: 
         "output_tokens": s.output_tokens,
         "spread": s.load.length_spread,
         "load_rounds": float(s.load.rounds),
-        "ranks": float(decode.attention_dp),
+        "decode_ranks": float(decode.attention_dp),
+        "apart_steps": float(load.apart_steps),
         "speculation": s.speculation,
         "experts": float(expert_width(s.model) > 0),
         "across": float(across),
@@ -187,12 +189,12 @@ def _apart(
     running: int,
     most: float,
     context: float,
-) -> StaggeredPieces:
+) -> LoopPieces:
     s = solved.settings
     assert s.prefill is not None
     step_s = decode_step_s(clock, running, context)
     budget = engine_profile(s.engine).token_budget
-    return StaggeredPieces(
+    return LoopPieces(
         token_s=step_s,
         step_s=step_s,
         prompt_s=0.0,
@@ -201,6 +203,9 @@ def _apart(
         ),
         alone_s=prompt_alone_s(prompt_clock, max(1, round(s.prompt_tokens)), budget),
         running=most,
+        budget=budget,
+        ranks=s.prefill.parallel.attention_dp,
+        workers=solved.prefill_workers,
     )
 
 

@@ -5,10 +5,10 @@
     python scripts/fit_engines.py --out-of-fold FILE  predictions of rows left out, as a table
 
 Reads ../shared/data/silicon/silicon_train.csv. Writes library/engines/{vllm,sglang,trtllm,common,
-error_bands}.yaml, the deployment tables of docs/accuracy.md and its pictures. Counts of running requests depend
-on the profiles, so fitting and solving take turns twice. A row left out is predicted by a fit
-without any row of its group: its (model, system), its system, or its model (DeepSeek-V3 and R1
-are one model here, since their rows are the same runs).
+error_bands}.yaml, the deployment tables of docs/accuracy.md and its pictures. Counts of running
+requests depend on the profiles, so fitting and solving take turns twice. A row left out is
+predicted by a fit without any row of its group: its (model, system), its system, or its model
+(DeepSeek-V3 and R1 are one model here, since their rows are the same runs).
 """
 
 import argparse

@@ -4,7 +4,8 @@
 In disaggregated deployments the slower side sets the rate: requests that decode at once are as
 many as prefill can keep supplied. Prefill workers that are not named are as many as that takes.
 Leaves out: everything a table of means does not show.
-Source: planning/staggered_loop.py, planning/closed_loop.py; coefficients in library/engines.
+First tokens of aggregated deployments are those of clients that do not act in lockstep.
+Source: planning/closed_loop.py, planning/staggered_loop.py; coefficients in library/engines.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,20 +20,19 @@ from plimsoll.cost.step import ReplicaClock, replica_clock
 from plimsoll.planning.closed_loop import (
     Admission,
     LoopLoad,
+    LoopPieces,
     LoopTimes,
     StepTimes,
+    aggregated_pieces,
+    aggregated_times,
     decode_step_s,
+    disaggregated_times,
     prompt_alone_s,
     shared_prompt_s,
 )
 from plimsoll.planning.deployment_model import expert_width
 from plimsoll.planning.deployment_settings import DeploymentSettings, WorkerGroup
-from plimsoll.planning.staggered_loop import (
-    StaggeredPieces,
-    staggered_apart_times,
-    staggered_pieces,
-    staggered_times,
-)
+from plimsoll.planning.staggered_loop import staggered_first_token_s
 from plimsoll.spec.dtype import DType
 from plimsoll.spec.errors import InfeasibleError, PlimsollError
 from plimsoll.spec.model import ModelSpec
@@ -45,6 +45,8 @@ _UNBOUNDED = 10**9
 _BALANCE = 1.1
 """Prefill that deployments hold over what their decode side takes."""
 _MOST_WORKERS = 16
+_APART_STEPS = 4.0
+"""Steps between requests whose places were freed together: clients are late by different times."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +82,7 @@ def loop_load(settings: DeploymentSettings, workers: int) -> LoopLoad:
         output_tokens=settings.output_tokens,
         spread=settings.load.length_spread,
         rounds=float(settings.load.rounds),
+        apart_steps=_APART_STEPS,
     )
 
 
@@ -190,15 +193,17 @@ class LoopSolver:
         clock, load = self.clock(settings, parallel), loop_load(settings, settings.decode.count)
         running, ranks = self.running_of(settings), parallel.attention_dp
         budget = engine_profile(settings.engine).token_budget
-        pieces = staggered_pieces(clock, load, running=running, budget=budget, ranks=ranks)
+        pieces = aggregated_pieces(clock, load, running=running, budget=budget, ranks=ranks)
         token_s, step_s = self.token_times(settings, clock, running)
         prompt_s = pieces.prompt_s
         if ranks > 1:
             together = common_costs().rank_overlap
             prompt_s = (1.0 - together) * prompt_s + together * pieces.shared_prompt_s
         pieces = pieces._replace(token_s=token_s, step_s=step_s, prompt_s=prompt_s)
-        times = staggered_times(load, pieces, admission_of(settings), xp=np)
-        times = LoopTimes(float(times.tpot_s), float(times.ttft_s))
+        admission = admission_of(settings)
+        tpot_s = float(aggregated_times(load, pieces, admission, xp=np).tpot_s)
+        ttft_s = float(staggered_first_token_s(load, pieces, tpot_s, admission, xp=np))
+        times = LoopTimes(tpot_s, ttft_s)
         stay_s = times.ttft_s + settings.output_tokens * times.tpot_s
         return SolvedLoop(
             settings=settings,
@@ -227,15 +232,18 @@ class LoopSolver:
         running = _supplied(most, lambda count: rate_at(count) * prompt_s <= 1.0)
         token_s, step_s = self.token_times(settings, clock, running)
         budget = engine_profile(settings.engine).token_budget
-        pieces = StaggeredPieces(
+        pieces = LoopPieces(
             token_s=token_s,
             step_s=step_s,
             prompt_s=0.0,
             shared_prompt_s=prompt_s,
             alone_s=prompt_alone_s(prompt_clock, max(1, round(settings.prompt_tokens)), budget),
             running=float(min(settings.in_flight, held * decode.count)),
+            budget=budget,
+            ranks=prefill.parallel.attention_dp,
+            workers=workers,
         )
-        times = staggered_apart_times(loop_load(settings, 1), pieces, admission_of(settings), xp=np)
+        times = disaggregated_times(loop_load(settings, 1), pieces, admission_of(settings), xp=np)
         return SolvedLoop(
             settings=settings,
             times=LoopTimes(float(times.tpot_s), float(times.ttft_s)),

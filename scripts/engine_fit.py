@@ -5,7 +5,7 @@ width: kernels' factors near 1, host and request costs near common values, devia
 what is shared. Without that, many rows of few models would be fitted, not engines: models and
 systems left out are then predicted worse than with no fit at all. Rows of one (model, system,
 engine, precision) count like a few independent ones. Errors are heavy-tailed (log of 1 + square).
-The closed form is the package's own (``planning/closed_loop.py``, ``staggered_loop.py``), on tensors.
+The closed forms are the package's own, on tensors.
 Leaves out: correlation of the errors of one row's TTFT and TPOT.
 """
 

@@ -51,6 +51,7 @@ def _predict(row: DeploymentRow, solver: LoopSolver) -> Prediction | Refusal:
     bands, times = bands_of(solved), solved.times
     ttft, tpot = bands["ttft"], bands["tpot"]
     reasons = list(dict.fromkeys(ttft.reasons + tpot.reasons))
+    outside = [reason for reason in reasons if "guessed" not in reason]
     wider = [f"band wider: {', '.join(reasons)}"] if reasons else []
     return Prediction(
         ttft_s=times.ttft_s,
@@ -59,6 +60,6 @@ def _predict(row: DeploymentRow, solver: LoopSolver) -> Prediction | Refusal:
         ttft_high_s=times.ttft_s * ttft.high,
         tpot_low_s=times.tpot_s * tpot.low,
         tpot_high_s=times.tpot_s * tpot.high,
-        origin="extrapolated" if reasons else "calibrated",
+        origin="extrapolated" if outside else "calibrated",
         note="; ".join((*solved.settings.notes, *wider)),
     )

@@ -152,7 +152,7 @@ def test_what_was_guessed_widens_the_band_and_is_said() -> None:
     )
     assert "guessed" in blank.note and "guessed" not in named.note
     assert "worker counts not named" in blank.note
-    assert blank.origin == "extrapolated"
+    assert blank.origin == "calibrated"
     assert blank.tpot_high_s / blank.tpot_low_s > named.tpot_high_s / named.tpot_low_s
 
 

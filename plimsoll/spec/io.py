@@ -8,8 +8,9 @@ is written under a temporary name and renamed, so a reader never sees half of on
 import contextlib
 import json
 import os
+import signal
 import tempfile
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -97,8 +98,22 @@ def _adapter(cls: type) -> TypeAdapter[Any]:
     """Made once a class: building one costs milliseconds."""
     found = _adapters.get(cls)
     if found is None:
-        found = _adapters[cls] = TypeAdapter(cls)
+        with _interrupt_later():
+            found = _adapters[cls] = TypeAdapter(cls)
     return found
+
+
+@contextlib.contextmanager
+def _interrupt_later() -> Iterator[None]:
+    """Ctrl-C waits: met while a class is read, pydantic loses it or takes it for an error."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def from_data(cls: type[T], data: Any, *, where: str) -> T:

@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import tempfile
+import threading
 from collections.abc import Hashable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -106,14 +107,17 @@ def _adapter(cls: type) -> TypeAdapter[Any]:
 @contextlib.contextmanager
 def _interrupt_later() -> Iterator[None]:
     """Ctrl-C waits: met while a class is read, pydantic loses it or takes it for an error."""
-    if not hasattr(signal, "pthread_sigmask"):
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    met: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: met.append(number))
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.signal(signal.SIGINT, before)
+        if met:
+            signal.raise_signal(signal.SIGINT)
 
 
 def from_data(cls: type[T], data: Any, *, where: str) -> T:

@@ -17,11 +17,10 @@ import json
 import logging
 import os
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
-from deployments import Deployment, predictions
+from deployments import Deployment, timed_predictions
 
 _without_data: set[tuple[str, str, str]] = set()
 
@@ -94,16 +93,10 @@ def main() -> None:
     import aiconfigurator.cli.api  # noqa: F401  # loaded before the clock starts
 
     logging.disable(logging.CRITICAL)
-    started_s = time.process_time()
     if verb == "search":
         answer = search(json.loads(Path(source).read_text()))
     else:
-        rows = []
-        for i, row in enumerate(predictions(source, predict), start=1):
-            rows.append(row)
-            if i % 20 == 0:
-                print(f"{i} rows, {time.process_time() - started_s:.0f} CPU s", file=sys.stderr)
-        answer = {"cpu_s": time.process_time() - started_s, "rows": rows}
+        answer = timed_predictions(source, predict)
     Path(target).write_text(json.dumps(answer))
 
 

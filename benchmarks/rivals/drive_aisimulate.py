@@ -23,7 +23,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from deployments import Deployment, Workers, predictions
+from deployments import Deployment, Workers, timed_predictions
 
 SHORTEST = 0.8
 BLOCK = 512
@@ -169,13 +169,7 @@ def main() -> None:
     if verb == "hour":
         answer = hour(json.loads(Path(source).read_text()))
     else:
-        started_s = time.process_time()
-        rows = []
-        for i, row in enumerate(predictions(source, predict), start=1):
-            rows.append(row)
-            if i % 20 == 0:
-                print(f"{i} rows, {time.process_time() - started_s:.0f} CPU s", file=sys.stderr)
-        answer = {"cpu_s": time.process_time() - started_s, "rows": rows}
+        answer = timed_predictions(source, predict)
     Path(target).write_text(json.dumps(answer))
 
 

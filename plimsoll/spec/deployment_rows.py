@@ -20,7 +20,6 @@ from plimsoll.spec.io import write_text
 
 __all__ = [
     "COUNT_COLUMNS",
-    "MEASURED_COLUMNS",
     "PREDICTION_COLUMNS",
     "REQUIRED_COLUMNS",
     "TEXT_COLUMNS",
@@ -72,8 +71,6 @@ COUNT_COLUMNS = (
     *(column for columns in _WORKER_COLUMNS.values() for column in columns),
 )
 """Columns of whole numbers."""
-
-MEASURED_COLUMNS = ("ttft_ms", "tpot_ms")
 
 PREDICTION_COLUMNS = (
     "pred_ttft_ms",

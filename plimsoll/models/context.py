@@ -16,8 +16,9 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from plimsoll.models.attention import attend_chunk
+from plimsoll.models.attention import attend_chunk, causal_mask, open_attention
 
 __all__ = ["Context", "Decoder", "FullContext", "GrowingContext", "KvShape", "States"]
 
@@ -136,15 +137,22 @@ class FullContext:
         latent_dim: int = 0,
     ) -> Tensor:
         """See ``Context``."""
-        v = k_TKD[..., :latent_dim] if v_TKE is None else v_TKE
-        out = [
-            attend_chunk(
-                q_THD[a:b], k_TKD[a:b], v[a:b],
-                scale=scale, window=window, softcap=softcap, sinks=sinks,
+        v_TKE = k_TKD[..., :latent_dim] if v_TKE is None else v_TKE
+        groups = q_THD.shape[1] // k_TKD.shape[1]
+        q, k, v = (x.unflatten(0, (self._batch, -1)).transpose(1, 2) for x in (q_THD, k_TKD, v_TKE))
+        if groups > 1:
+            k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
+        length = self._length
+        in_the_open = bool(softcap) or sinks is not None
+        windowed = 0 < window < length
+        mask = causal_mask(length, length, window, q.device) if in_the_open or windowed else None
+        if in_the_open:
+            out = open_attention(q, k, v, scale=scale, mask=mask, softcap=softcap, sinks=sinks)
+        else:
+            out = functional.scaled_dot_product_attention(
+                q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale
             )
-            for a, b in self.bounds
-        ]  # fmt: skip
-        return torch.cat(out)
+        return out.transpose(1, 2).flatten(0, 1)
 
 
 class GrowingContext:

@@ -12,6 +12,7 @@ from pydantic import Field
 from plimsoll.spec.dtype import DType
 from plimsoll.spec.errors import UnsupportedError
 from plimsoll.spec.io import PLAIN
+from plimsoll.spec.measured import Measured
 
 __all__ = [
     "Device",
@@ -126,6 +127,8 @@ class Device:
     assumptions: tuple[str, ...] = field(default=())
     """What was not known and had to be assumed, one sentence each; shown with every answer."""
     notes: str = ""
+    measured: Measured | None = None
+    """Times and rates of this very machine, as `plimsoll calibrate` writes them."""
 
     def flops_per_s(self, dtype: DType) -> float:
         """Dense peak for matrix multiplies in ``dtype``.

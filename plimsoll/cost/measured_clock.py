@@ -1,0 +1,297 @@
+"""A step clock for the machine at hand, from times measured on it and a model's shapes alone.
+
+A step is the sum of its calls: each linear layer looked up in the measured table (tokens, widths,
+and the bytes of weights that pass before the same weight comes again, which says whether caches
+hold it), attention by the fitted products, the operators between the matrices, the head and
+sampling once a sampled row, and the engine's own time. No roofline: the table holds what small
+and large multiplies do here, so a step of three tokens may well take longer than one of four.
+Leaves out: experts, latent and windowed attention, states; several devices; decodes of unequal
+lengths beyond the total of their contexts.
+Source: ``plimsoll calibrate``; coefficients in the hardware file's ``measured``.
+"""
+
+import itertools
+import math
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import ClassVar, Literal
+
+from plimsoll.cost.kv import kv_bytes
+from plimsoll.spec.dtype import DType
+from plimsoll.spec.errors import UnsupportedError
+from plimsoll.spec.hardware import Device
+from plimsoll.spec.measured import LinearTimes, Measured, MeasuredKernels
+from plimsoll.spec.model import Attention, DenseFfn, ModelSpec
+
+__all__ = ["MeasuredClock", "linear_s", "measured_clock"]
+
+_FOREVER = 2**62
+
+
+def linear_s(
+    table: LinearTimes, tokens: int, outputs: int, inputs: int, cycled_bytes: float
+) -> float:
+    """Seconds of one linear layer, interpolated in logarithms along all four axes.
+
+    Beyond the table tokens and widths follow the power law of its last two entries, held between
+    none and proportional; ``cycled_bytes`` is held at the table's ends.
+    """
+    least, most = table.cycled_bytes[0], table.cycled_bytes[-1]
+    places = [
+        _place(table.cycled_bytes, min(max(cycled_bytes, least), most)),
+        _place(table.outputs, outputs),
+        _place(table.inputs, inputs),
+        _place(table.tokens, tokens),
+    ]
+    logarithm = 0.0
+    for corner in itertools.product((0, 1), repeat=4):
+        weight = 1.0
+        at = []
+        for (index, fraction), side in zip(places, corner, strict=True):
+            weight *= fraction if side else 1.0 - fraction
+            at.append(index + side)
+        if weight:
+            c, o, i, t = at
+            logarithm += weight * math.log(table.seconds[c][o][i][t])
+    return math.exp(logarithm)
+
+
+def _place(axis: Sequence[float], value: float) -> tuple[int, float]:
+    """(index of the entry below, fraction of the way to the next) in logarithms."""
+    if len(axis) == 1:
+        return 0, 0.0
+    i = min(max(bisect_right(axis, value) - 1, 0), len(axis) - 2)
+    return i, math.log(value / axis[i]) / math.log(axis[i + 1] / axis[i])
+
+
+def measured_clock(
+    model: ModelSpec,
+    device: Device,
+    *,
+    dtype: DType | None = None,
+    forward_only: bool = False,
+    num_layers: int | None = None,
+) -> "MeasuredClock":
+    """The clock of ``model`` run in ``dtype`` (None: as the checkpoint stores it) on ``device``.
+
+    ``forward_only`` leaves the engine's own time out: a clock of bare forward passes and sampling.
+    ``num_layers`` counts only the first so many layers (a pipeline stage); None: all.
+
+    Raises:
+        UnsupportedError: the device has no measurements, none in this format, none of the
+            engine; or the model has a part that is not measured.
+    """
+    measured = device.measured
+    if measured is None:
+        raise UnsupportedError(
+            f"{device.name} holds no measurements of its own; run `plimsoll calibrate` on that "
+            "machine and name the file it writes"
+        )
+    found = dtype or model.quantization.mixer
+    kernels = measured.kernels.get(found)
+    if kernels is None:
+        listed = ", ".join(sorted(measured.kernels)) or "none"
+        raise UnsupportedError(
+            f"{device.name} was not measured in {found.value}, only in {listed}; run "
+            f"`plimsoll calibrate --dtype {found.value}` on that machine"
+        )
+    if measured.engine is None and not forward_only:
+        raise UnsupportedError(
+            f"{device.name}: the engine's own time a step was not measured; ask for forward "
+            "passes only, or calibrate again where the engine runs"
+        )
+    return MeasuredClock(
+        model, measured, kernels, dtype=found, forward_only=forward_only, num_layers=num_layers
+    )
+
+
+class MeasuredClock:
+    """A ``StepClock`` of one device; make one with ``measured_clock``."""
+
+    num_stages: int = 1
+    origin: ClassVar[Literal["calibrated"]] = "calibrated"
+
+    def __init__(
+        self,
+        model: ModelSpec,
+        measured: Measured,
+        kernels: MeasuredKernels,
+        *,
+        dtype: DType,
+        forward_only: bool = False,
+        num_layers: int | None = None,
+    ) -> None:
+        self.model, self.dtype = model, dtype
+        self._rates, self._linear = measured.rates, kernels.linear
+        self._prefill, self._decode = kernels.prefill, kernels.decode
+        layers = _layers(model, num_layers)
+        matrices: Counter[tuple[int, int]] = Counter()
+        light = kernels.light
+        self._fixed_s = light.step_s.value
+        self._token_s = light.step_value_s.value * model.hidden_size
+        # By what a token caches and asks with: layers of equal attention are counted together.
+        self._attentions: Counter[tuple[int, int]] = Counter()
+        for attention, ffn in layers:
+            matrices.update(_matrices(model.hidden_size, attention, ffn))
+            queries, cached = _widths(attention)
+            self._attentions[queries, cached] += 1
+            self._fixed_s += light.layer_s.value
+            self._token_s += (
+                light.hidden_value_s.value * model.hidden_size
+                + light.ffn_value_s.value * ffn.intermediate
+                + light.query_value_s.value * (queries + cached)
+            )
+        self._matrices = tuple(matrices.items())
+        self._head = (model.vocab_size, model.hidden_size)
+        weights = sum(n * outputs * inputs for (outputs, inputs), n in self._matrices)
+        self._cycled_bytes = (weights + model.vocab_size * model.hidden_size) * dtype.bytes
+        self._sampling_s = kernels.sampling.step_s.value
+        self._row_s = kernels.sampling.score_s.value * model.vocab_size
+        engine = None if forward_only else measured.engine
+        self._engine_s = engine.step_s.value if engine else 0.0
+        self._sequence_s = engine.sequence_s.value if engine else 0.0
+        decode = self._decode
+        count = self._attentions.total()
+        self._decode_s = count * decode.layer_s.value
+        self._decode_sequence_s = count * decode.sequence_s.value
+        self._context_s = sum(
+            n * (decode.kv_value_s.value * cached + decode.query_value_s.value * queries)
+            for (queries, cached), n in self._attentions.items()
+        )
+        self._tokens_memo: dict[int, float] = {}
+        self._rows_memo: dict[int, float] = {}
+
+    def step_s(
+        self, chunks: Sequence[tuple[int, int]], num_decodes: int, decode_context: int
+    ) -> float:
+        """See ``StepClock``; a step of nothing takes the engine's own time."""
+        if not chunks:
+            base, slope, _ = self.decode_line(num_decodes, decode_context)
+            return base + slope * decode_context
+        tokens, attention_s = num_decodes, 0.0
+        for new, cached in chunks:
+            tokens += new
+            attention_s += self.chunk_attention_s(new, cached)
+        if num_decodes:
+            attention_s += self._decodes_s(num_decodes) + self._context_s * decode_context
+        return self._rest_s(tokens, num_decodes + len(chunks)) + attention_s
+
+    def decode_line(self, num_decodes: int, decode_context: int) -> tuple[float, float, int]:
+        """See ``StepClock``: one straight line for any context, at a given batch."""
+        if num_decodes <= 0:
+            return self._engine_s, 0.0, _FOREVER
+        base = self._rest_s(num_decodes, num_decodes) + self._decodes_s(num_decodes)
+        return base, self._context_s, _FOREVER
+
+    def swap_s(self, num_tokens: int) -> float:
+        """See ``StepClock``; the slower direction, keys and values in the clock's format."""
+        rates = self._rates
+        rate = min(rates.swap_out_bytes_per_s.value, rates.swap_in_bytes_per_s.value)
+        return rates.swap_s.value + kv_bytes(self.model, num_tokens, self.dtype, 1) / rate
+
+    def step_parts(
+        self, chunks: Sequence[tuple[int, int]], num_decodes: int, decode_context: int
+    ) -> dict[str, float]:
+        """Seconds of a step by what they are spent on; they sum to ``step_s``."""
+        sequences = num_decodes + len(chunks)
+        tokens = num_decodes + sum(new for new, _ in chunks)
+        if not tokens:
+            return {"engine": self._engine_s}
+        decode_s = self._decodes_s(num_decodes) if num_decodes else 0.0
+        return {
+            "linear": self._linears_s(tokens),
+            "light": self._fixed_s + self._token_s * tokens,
+            "attention": decode_s
+            + self._context_s * decode_context
+            + sum(self.chunk_attention_s(new, cached) for new, cached in chunks),
+            "head-and-sampling": self._head_s(sequences),
+            "engine": self._engine_s + self._sequence_s * sequences,
+        }
+
+    def chunk_attention_s(self, new: int, cached: int) -> float:
+        """Seconds of attention of one prompt chunk in all layers."""
+        fit, total, span = self._prefill, 0.0, new + cached
+        pair_s = (fit.prefix_pair_s if cached else fit.whole_pair_s).value
+        for (queries, kept), count in self._attentions.items():
+            total += count * (
+                fit.chunk_s.value
+                + fit.kv_value_s.value * kept * span
+                + queries * new * (fit.token_value_s.value + pair_s * span)
+            )
+        return total
+
+    def _decodes_s(self, num_decodes: int) -> float:
+        return self._decode_s + self._decode_sequence_s * num_decodes
+
+    def _rest_s(self, tokens: int, sequences: int) -> float:
+        """Everything but attention."""
+        return (
+            self._linears_s(tokens)
+            + self._fixed_s
+            + self._token_s * tokens
+            + self._head_s(sequences)
+            + self._engine_s
+            + self._sequence_s * sequences
+        )
+
+    def _linears_s(self, tokens: int) -> float:
+        found = self._tokens_memo.get(tokens)
+        if found is None:
+            found = sum(
+                count * linear_s(self._linear, tokens, outputs, inputs, self._cycled_bytes)
+                for (outputs, inputs), count in self._matrices
+            )
+            self._tokens_memo[tokens] = found
+        return found
+
+    def _head_s(self, rows: int) -> float:
+        found = self._rows_memo.get(rows)
+        if found is None:
+            found = linear_s(self._linear, rows, *self._head, self._cycled_bytes)
+            found += self._sampling_s + self._row_s * rows
+            self._rows_memo[rows] = found
+        return found
+
+
+def _layers(model: ModelSpec, num_layers: int | None) -> list[tuple[Attention, DenseFfn]]:
+    found: list[tuple[Attention, DenseFfn]] = []
+    for group in model.layers:
+        mixer, ffn = group.layer.mixer, group.layer.ffn
+        if not isinstance(mixer, Attention) or mixer.window or mixer.chunk or mixer.indexer:
+            raise UnsupportedError(
+                f"{model.name}: only full attention is measured, not {_kind(mixer)}; use "
+                "the modeled clock of a bundled device"
+            )
+        if not isinstance(ffn, DenseFfn):
+            raise UnsupportedError(
+                f"{model.name}: only dense feed-forward parts are measured, not {ffn.kind}; use "
+                "the modeled clock of a bundled device"
+            )
+        found += [(mixer, ffn)] * group.count
+    return found[:num_layers]
+
+
+def _kind(mixer: object) -> str:
+    return "windowed attention" if isinstance(mixer, Attention) else str(getattr(mixer, "kind", ""))
+
+
+def _widths(attention: Attention) -> tuple[int, int]:
+    """(query values, cached values) of a token in one layer."""
+    value_dim = attention.v_head_dim or attention.head_dim
+    return (
+        attention.num_heads * attention.head_dim,
+        attention.num_kv_heads * (attention.head_dim + value_dim),
+    )
+
+
+def _matrices(hidden: int, attention: Attention, ffn: DenseFfn) -> Iterator[tuple[int, int]]:
+    """(outputs, inputs) of each linear layer, as the models' files call them: one matrix a call."""
+    value_dim = attention.v_head_dim or attention.head_dim
+    yield attention.num_heads * attention.head_dim, hidden
+    yield attention.num_kv_heads * attention.head_dim, hidden
+    yield attention.num_kv_heads * value_dim, hidden
+    yield hidden, attention.num_heads * value_dim
+    for _ in range(2 if ffn.gated else 1):
+        yield ffn.intermediate, hidden
+    yield hidden, ffn.intermediate

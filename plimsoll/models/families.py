@@ -1,0 +1,46 @@
+"""Which class builds a Hugging Face ``model_type``, and how its checkpoint names its tensors."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from plimsoll.models.checkpoint_names import Export, Place, plain_export, plain_place
+from plimsoll.models.llama import Llama, Mistral, Qwen2, Qwen3
+from plimsoll.spec.errors import UnsupportedError, suggest
+
+__all__ = ["FAMILIES", "Family", "family_of"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    """``build`` makes the ``Decoder`` of a configuration; see ``checkpoint_names`` for the rest."""
+
+    build: Callable[[Mapping[str, Any]], nn.Module]
+    place: Place = plain_place
+    export: Export = plain_export
+
+
+FAMILIES: dict[str, Family] = {
+    "llama": Family(build=Llama),
+    "mistral": Family(build=Mistral),
+    "qwen2": Family(build=Qwen2),
+    "qwen3": Family(build=Qwen3),
+}
+
+
+def family_of(config: Mapping[str, Any]) -> Family:
+    """The family of a configuration's ``model_type``.
+
+    Raises:
+        UnsupportedError: it is not in ``FAMILIES``.
+    """
+    model_type = config.get("model_type")
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
+        found = "no model_type" if model_type is None else f"model_type {model_type!r}"
+        raise UnsupportedError(
+            f"config.json: {found}; known are {', '.join(sorted(FAMILIES))}."
+            + suggest(str(model_type), FAMILIES)
+        )
+    return FAMILIES[model_type]

@@ -7,7 +7,16 @@ from typing import Any
 from torch import nn
 
 from plimsoll.models.checkpoint_names import Export, Place, plain_export, plain_place
+from plimsoll.models.expert_names import (
+    export_experts,
+    export_mixtral,
+    place_experts,
+    place_mixtral,
+)
+from plimsoll.models.gpt_oss import GptOss, export_gpt_oss, place_gpt_oss
 from plimsoll.models.llama import Llama, Mistral, Qwen2, Qwen3
+from plimsoll.models.mixtral import Mixtral
+from plimsoll.models.qwen3_moe import Qwen3Moe
 from plimsoll.spec.errors import UnsupportedError, suggest
 
 __all__ = ["FAMILIES", "Family", "family_of"]
@@ -27,6 +36,9 @@ FAMILIES: dict[str, Family] = {
     "mistral": Family(build=Mistral),
     "qwen2": Family(build=Qwen2),
     "qwen3": Family(build=Qwen3),
+    "mixtral": Family(build=Mixtral, place=place_mixtral, export=export_mixtral),
+    "qwen3_moe": Family(build=Qwen3Moe, place=place_experts, export=export_experts),
+    "gpt_oss": Family(build=GptOss, place=place_gpt_oss, export=export_gpt_oss),
 }
 
 

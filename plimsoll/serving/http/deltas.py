@@ -54,7 +54,14 @@ class Mailbox:
 class Running:
     """One sequence of a batch as the server sees it."""
 
-    __slots__ = ("cached_tokens", "first_at_s", "last_at_s", "num_tokens", "prompt_tokens", "ticket")
+    __slots__ = (
+        "cached_tokens",
+        "first_at_s",
+        "last_at_s",
+        "num_tokens",
+        "prompt_tokens",
+        "ticket",
+    )
 
     def __init__(self, ticket: int, prompt_tokens: int) -> None:
         self.ticket = ticket

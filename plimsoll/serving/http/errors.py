@@ -90,7 +90,9 @@ def invalid(message: str, *, param: str | None = None, code: str | None = None) 
     return ApiError(400, message, param=param, code=code)
 
 
-def context_length_exceeded(num_tokens: int, max_tokens: int, *, asked: str, param: str) -> ApiError:
+def context_length_exceeded(
+    num_tokens: int, max_tokens: int, *, asked: str, param: str
+) -> ApiError:
     """A 400 with OpenAI's code for too long a prompt."""
     return invalid(
         f"This model's maximum context length is {max_tokens} tokens, but {num_tokens} were "

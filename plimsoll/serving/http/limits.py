@@ -40,9 +40,7 @@ def meter_of(scope: Scope) -> Meter:
 class Recorder:
     """Outermost: id, log line, count, and the answer to what nobody foresaw."""
 
-    def __init__(
-        self, app: ASGIApp, *, metrics: ServerMetrics, clock: Callable[[], float]
-    ) -> None:
+    def __init__(self, app: ASGIApp, *, metrics: ServerMetrics, clock: Callable[[], float]) -> None:
         self._app = app
         self._metrics = metrics
         self._clock = clock

@@ -138,7 +138,7 @@ class LiveEngine(Protocol):
         pooling: Literal["mean", "last"],
         deliver: Callable[[Sequence[float] | str], None],
     ) -> None:
-        """Deliver the pooled final hidden state of a prompt, [hidden size]; a string is an error."""
+        """Deliver a prompt's pooled final hidden state, [hidden size]; a string is an error."""
         ...
 
     def stats(self) -> EngineStats:

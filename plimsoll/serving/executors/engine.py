@@ -53,7 +53,7 @@ class Engine(Residents):
         inst: SimInstance,
         policy: StepPolicy,
         view: View,
-        outputs: list[int],
+        outputs: list[int] | dict[int, int],
         recorder: Recorder,
         heap: list[tuple[Any, ...]],
         serials: Iterator[int],

@@ -30,7 +30,7 @@ class Residents:
         *,
         inst: SimInstance,
         view: View,
-        outputs: list[int],
+        outputs: list[int] | dict[int, int],
         recorder: Recorder,
         on_end: Callable[[SimRequest, float], None],
         on_stage: Callable[[SimRequest, float], None],

@@ -18,9 +18,10 @@ __all__ = ["Hold", "Transfers"]
 class Hold:
     """Blocks of a request on an instance it is leaving."""
 
-    __slots__ = ("has_blocks", "num_blocks", "num_units", "prefix_keys")
+    __slots__ = ("has_blocks", "id", "num_blocks", "num_units", "prefix_keys")
 
     def __init__(self, request: SimRequest) -> None:
+        self.id = request.id
         self.num_blocks = request.num_blocks
         self.num_units = request.num_units
         self.prefix_keys = request.prefix_keys
@@ -54,7 +55,7 @@ class Transfers:
             raise PolicyError(f"{move}: no such target instance")
         if move.mode != "take":
             raise PolicyError(f"{move}: this executor moves KV in mode take only")
-        if self._transfer_s is None:
+        if not self._linked():
             raise PolicyError(f"{move}: this run has no links between instances")
         target = self._engines[move.target]
         pool = target.inst.pool
@@ -74,19 +75,27 @@ class Transfers:
         pool.grow(request, tokens)
         target.inst.outstanding_tokens += request.pending
         request.phase = Phase.MOVING
+        self._serial += 1
+        self._moves[request.id] = (move, hold, request, self._serial)
+        self._launch(request, move, self._serial, now_s)
+        target.wake(now_s)
+        return ""
+
+    def _linked(self) -> bool:
+        return self._transfer_s is not None
+
+    def _launch(self, request: SimRequest, move: Move, serial: int, now_s: float) -> None:
+        """Start the transfer; ``finish`` is due when it is through."""
+        assert self._transfer_s is not None
         begin_s = max(
             now_s,
             self._out_free_s.get(move.source, 0.0),
             self._in_free_s.get(move.target, 0.0),
         )
-        end_s = begin_s + self._transfer_s(move.source, move.target, tokens)
+        end_s = begin_s + self._transfer_s(move.source, move.target, request.computed)
         self._out_free_s[move.source] = end_s
         self._in_free_s[move.target] = end_s
-        self._serial += 1
-        self._moves[request.id] = (move, hold, request, self._serial)
-        self._push(end_s, (request, move, self._serial))
-        target.wake(now_s)
-        return ""
+        self._push(end_s, (request, move, serial))
 
     def finish(self, request: SimRequest, move: Move, serial: int, now_s: float) -> bool:
         """The KV has arrived: the request waits at the target. False if it was called off."""

@@ -23,6 +23,7 @@ __all__ = ["Holder", "PagedPool"]
 class Holder(Protocol):
     """Whatever holds blocks: a request, or what it left behind on an instance it moves from."""
 
+    id: int
     num_blocks: int
     num_units: int
     has_blocks: bool

@@ -2,9 +2,9 @@
 
 The language reference topics of ``pydoc_data`` and every docstring of more than 120 characters in
 the standard library, one document each. White space is collapsed and characters outside ASCII
-become "?". Documents come in sorted order and are then shuffled with a fixed seed, so one CPython
-patch release gives one corpus, named by its SHA-256. Nothing is downloaded. Left out: tests and
-installed packages, comments, code.
+become "?". Documents come in sorted order, each text once (so that none is both learned and held
+out), and are then shuffled with a fixed seed: one CPython patch release gives one corpus, named by
+its SHA-256. Nothing is downloaded. Left out: tests and installed packages, comments, code.
 Source: pydoc_data/topics.py and the docstrings of the running CPython.
 """
 
@@ -62,9 +62,10 @@ def read_corpus() -> Corpus:
 
 
 def make_corpus(documents: list[str]) -> Corpus:
-    """Documents shuffled with the fixed seed, and their hash."""
-    order = np.random.default_rng(_SHUFFLE_SEED).permutation(len(documents))
-    shuffled = tuple(documents[i] for i in order)
+    """Documents, each once, shuffled with the fixed seed, and their hash."""
+    different = list(dict.fromkeys(documents))
+    order = np.random.default_rng(_SHUFFLE_SEED).permutation(len(different))
+    shuffled = tuple(different[i] for i in order)
     return Corpus(
         documents=shuffled, sha256=hashlib.sha256("\n".join(shuffled).encode("ascii")).hexdigest()
     )

@@ -39,7 +39,7 @@ MAY_IMPORT = {
     "training": {"spec", "cost", "models"},
     "compress": {"spec", "models"},
     "data": {"spec", "models"},
-    "evals": {"spec", "serving"},
+    "evals": {"spec", "serving", "models"},
     "cluster": {"spec", "cost", "serving"},
     "planning": BELOW_PLANNING,
     "catalog": EVERYTHING_BUT_SHELLS,
@@ -76,6 +76,7 @@ CLOCKS_AND_EFFECTS = {
     "os",
 }
 TORCH_ROOMS = {"models", "training", "compress", "data", "catalog"}
+TORCH_MODULES = (".executors.torch", "plimsoll.evals.tinylm_", "plimsoll.evals.muon")
 
 POLICY_MODULES = (
     "plimsoll.serving.policies",
@@ -87,7 +88,7 @@ NAME = attrgetter("name")
 
 def may_be_heavy(module: Module) -> bool:
     """Whether a module may import a heavy library as it is loaded."""
-    return module.room in TORCH_ROOMS or ".executors.torch" in module.name
+    return module.room in TORCH_ROOMS or any(part in module.name for part in TORCH_MODULES)
 
 
 @functools.cache

@@ -1,0 +1,144 @@
+"""KV memory of one worker: pages on the device, and swapped requests on the host and on disk.
+
+Keys of a layer are [blocks * block_tokens, heads, key width], values likewise; latent attention
+caches keys alone. Swapped requests live in host memory up to ``host_bytes``; what goes beyond is
+written to files in ``disk_folder`` and read back when the request returns.
+"""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from plimsoll.models.context import KvShape, States
+from plimsoll.spec.errors import ExecutionError
+
+__all__ = ["KvStore", "Payload"]
+
+Payload = dict[str, Tensor]
+"""KV ("k.LAYER", "v.LAYER") and states ("s.LAYER.NAME") of one request, on the host."""
+
+
+class KvStore:
+    """See the module text. ``states`` holds fixed-size states by request and layer."""
+
+    def __init__(
+        self,
+        shapes: Mapping[int, KvShape],
+        *,
+        num_blocks: int,
+        block_tokens: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        host_bytes: float = float("inf"),
+        disk_folder: Path | None = None,
+    ) -> None:
+        self.block_tokens = block_tokens
+        self.device = device
+        rows = num_blocks * block_tokens
+        self.keys: dict[int, Tensor] = {}
+        self.values: dict[int, Tensor | None] = {}
+        for layer, shape in shapes.items():
+            size = (rows, shape.num_heads, shape.key_dim)
+            self.keys[layer] = torch.zeros(size, dtype=dtype, device=device)
+            size = (rows, shape.num_heads, shape.value_dim)
+            self.values[layer] = (
+                torch.zeros(size, dtype=dtype, device=device) if shape.value_dim else None
+            )
+        self.states: dict[int, dict[int, States]] = {}
+        self._swapped: dict[int, Payload | Path] = {}
+        self._host_left = host_bytes
+        self._disk = disk_folder
+
+    @property
+    def num_swapped(self) -> int:
+        """Requests put aside here."""
+        return len(self._swapped)
+
+    def rows(self, blocks: Sequence[int], num_tokens: int) -> Tensor:
+        """[num_tokens] rows of the pages that hold a request's tokens."""
+        size = self.block_tokens
+        block = torch.tensor(blocks, dtype=torch.long)
+        rows = (block[:, None] * size + torch.arange(size)).flatten()[:num_tokens]
+        return rows.to(self.device)
+
+    def copy_out(self, request: int, blocks: Sequence[int], num_tokens: int) -> Payload:
+        """A request's KV and states, on the host."""
+        rows = self.rows(blocks, num_tokens)
+        payload: Payload = {}
+        for layer, keys in self.keys.items():
+            payload[f"k.{layer}"] = keys[rows].cpu()
+            values = self.values[layer]
+            if values is not None:
+                payload[f"v.{layer}"] = values[rows].cpu()
+        for layer, states in self.states.get(request, {}).items():
+            for name, tensor in states.items():
+                payload[f"s.{layer}.{name}"] = tensor.cpu()
+        return payload
+
+    def copy_in(self, request: int, blocks: Sequence[int], payload: Payload) -> None:
+        """Put a payload into pages."""
+        for layer, keys in self.keys.items():
+            new = payload[f"k.{layer}"]
+            rows = self.rows(blocks, len(new))
+            keys[rows] = new.to(self.device)
+            values = self.values[layer]
+            if values is not None:
+                values[rows] = payload[f"v.{layer}"].to(self.device)
+        for name, tensor in payload.items():
+            if name.startswith("s."):
+                _, layer, key = name.split(".", 2)
+                states = self.states.setdefault(request, {}).setdefault(int(layer), {})
+                states[key] = tensor.to(self.device)
+
+    def swap_out(self, request: int, blocks: Sequence[int], num_tokens: int) -> None:
+        """Put a request aside: on the host, or on disk when the host is full.
+
+        Raises:
+            ExecutionError: the disk cannot take it.
+        """
+        payload = self.copy_out(request, blocks, num_tokens)
+        size = _bytes(payload)
+        self.states.pop(request, None)
+        if size <= self._host_left or self._disk is None:
+            self._host_left -= size
+            self._swapped[request] = payload
+            return
+        path = self._disk / f"{request}.swap"
+        try:
+            self._disk.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=self._disk, delete=False) as file:
+                torch.save(payload, file)
+            Path(file.name).replace(path)
+        except (OSError, RuntimeError) as error:
+            raise ExecutionError(f"no room on disk for a swapped request: {error}") from None
+        self._swapped[request] = path
+
+    def swap_in(self, request: int, blocks: Sequence[int]) -> None:
+        """Bring a request back."""
+        payload = self._take(request)
+        if payload is None:
+            raise ExecutionError(f"request {request} was not put aside here")
+        self.copy_in(request, blocks, payload)
+
+    def forget(self, request: int) -> None:
+        """Drop what is kept beside the pages for a request."""
+        self.states.pop(request, None)
+        held = self._swapped.pop(request, None)
+        if isinstance(held, Path):
+            held.unlink(missing_ok=True)
+        elif held is not None:
+            self._host_left += _bytes(held)
+
+    def _take(self, request: int) -> Payload | None:
+        held = self._swapped.get(request)
+        payload = torch.load(held, weights_only=True) if isinstance(held, Path) else held
+        if held is not None:
+            self.forget(request)
+        return payload
+
+
+def _bytes(payload: Payload) -> int:
+    return sum(t.numel() * t.element_size() for t in payload.values())

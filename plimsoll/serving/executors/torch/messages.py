@@ -1,0 +1,157 @@
+"""What an engine tells a worker, and what it hears back. Plain data that crosses processes."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from plimsoll.serving.generation import SamplingParams, TokenLogprobs
+
+__all__ = [
+    "Effect",
+    "Embed",
+    "Embedded",
+    "Export",
+    "Exported",
+    "Failed",
+    "Forget",
+    "Import",
+    "Ready",
+    "Register",
+    "StepDone",
+    "StepWork",
+    "SwapIn",
+    "SwapOut",
+    "Work",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Register:
+    """A request's tokens so far and how to draw more; before its first run on a worker."""
+
+    request: int
+    prompt: Sequence[int]
+    generated: Sequence[int]
+    params: SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """The request is gone from this worker, with its states and swapped blocks."""
+
+    request: int
+
+
+@dataclass(frozen=True, slots=True)
+class SwapOut:
+    """Copy the first ``num_tokens`` tokens' KV out of these blocks, and the states."""
+
+    request: int
+    blocks: Sequence[int]
+    num_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class SwapIn:
+    """Copy swapped KV back into these blocks."""
+
+    request: int
+    blocks: Sequence[int]
+
+
+Effect = Register | Forget | SwapOut | SwapIn
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Run ``tokens`` of a request, whose first is at position ``start``, over its block table.
+
+    ``draw`` is the index of the token to draw afterwards, -1 for none.
+    """
+
+    request: int
+    tokens: Sequence[int]
+    start: int
+    blocks: Sequence[int]
+    draw: int
+
+
+@dataclass(frozen=True, slots=True)
+class StepWork:
+    """One engine step: effects first, then one pass over ``work``; decodes are last."""
+
+    serial: int
+    slot: int
+    effects: Sequence[Effect]
+    work: Sequence[Work]
+
+
+@dataclass(frozen=True, slots=True)
+class StepDone:
+    """Tokens by request, log-probabilities where asked for; ``broken`` maps a request that must
+    fail to a sentence; ``busy_s`` is the worker's own time in the pass."""
+
+    serial: int
+    slot: int
+    tokens: Mapping[int, int]
+    logprobs: Mapping[int, TokenLogprobs]
+    broken: Mapping[int, str]
+    busy_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """Send a request's KV and states back, for another worker."""
+
+    request: int
+    blocks: Sequence[int]
+    num_tokens: int
+    tag: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """The answer to ``Export``."""
+
+    tag: Any
+    payload: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Import:
+    """Put KV and states of another worker into these blocks."""
+
+    request: int
+    blocks: Sequence[int]
+    payload: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Embed:
+    """Pool the final hidden states of a prompt."""
+
+    request: int
+    tokens: Sequence[int]
+    pooling: Literal["mean", "last"]
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """The answer to ``Embed``: a vector, or a sentence."""
+
+    request: int
+    vector: Sequence[float] | str
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The worker has its model and memory."""
+
+    process: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The worker cannot go on; a sentence."""
+
+    why: str

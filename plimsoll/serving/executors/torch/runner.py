@@ -1,0 +1,168 @@
+"""What a worker does with a message: copies, one pass of the model, one draw of tokens.
+
+Owns the model, the KV memory and what sampling needs to remember of each request. Knows no
+queue, clock or policy. Left out: tensor and pipeline parallel workers.
+"""
+
+import time
+from collections.abc import Collection, Sequence
+
+import torch
+from torch import Tensor
+
+from plimsoll.models.context import Decoder, FullContext
+from plimsoll.serving.executors.torch.kv_store import KvStore
+from plimsoll.serving.executors.torch.messages import (
+    Effect,
+    Embed,
+    Embedded,
+    Export,
+    Exported,
+    Forget,
+    Import,
+    Register,
+    StepDone,
+    StepWork,
+    SwapIn,
+    SwapOut,
+    Work,
+)
+from plimsoll.serving.executors.torch.paged_context import PagedContext
+from plimsoll.serving.executors.torch.sampling.draw import draw
+from plimsoll.serving.executors.torch.sampling.grammar import Constraint, Grammars
+from plimsoll.serving.executors.torch.sampling.rows import History, Row, needs_history
+from plimsoll.serving.generation import SamplingParams
+from plimsoll.spec.errors import PlimsollError
+
+__all__ = ["Runner"]
+
+
+class _Drawing:
+    """What drawing the next token of a request needs."""
+
+    __slots__ = ("constraint", "history", "params")
+
+    def __init__(self, message: Register, grammars: Grammars | None) -> None:
+        self.params: SamplingParams = message.params
+        self.history: History | None = None
+        if needs_history(message.params):
+            self.history = History(message.prompt, message.generated)
+        self.constraint: Constraint | None = None
+        if message.params.json_schema is not None and grammars is not None:
+            self.constraint = grammars.compile(message.params.json_schema, message.generated)
+
+
+class Runner:
+    """``grammars`` None: no request may ask for a schema; ``eos_ids`` end sequences."""
+
+    def __init__(
+        self,
+        model: Decoder,
+        store: KvStore,
+        *,
+        grammars: Grammars | None = None,
+        eos_ids: Collection[int] = (),
+    ) -> None:
+        self.model = model
+        self.store = store
+        self._grammars = grammars
+        self._eos_ids = tuple(eos_ids)
+        self._drawing: dict[int, _Drawing] = {}
+
+    @property
+    def num_known(self) -> int:
+        """Requests registered and not forgotten."""
+        return len(self._drawing)
+
+    @torch.inference_mode()
+    def step(self, message: StepWork) -> StepDone:
+        """Effects, one pass, one draw."""
+        started = time.perf_counter()
+        broken: dict[int, str] = {}
+        for effect in message.effects:
+            try:
+                self._apply(effect)
+            except PlimsollError as error:
+                broken[effect.request] = str(error)
+        work = [w for w in message.work if w.request not in broken]
+        tokens: dict[int, int] = {}
+        logprobs = {}
+        if work:
+            drawn_for = [w for w in work if w.draw >= 0]
+            drawn = draw(self._logits(work), [self._row(w) for w in drawn_for])
+            for place, w in enumerate(drawn_for):
+                if place in drawn.broken:
+                    broken[w.request] = "the model's output for this request is not a number"
+                    continue
+                token = tokens[w.request] = drawn.tokens[place]
+                found = drawn.logprobs[place]
+                if found is not None:
+                    logprobs[w.request] = found
+                self._remember(w.request, token, broken)
+        if self.store.device.type == "cuda":
+            torch.cuda.synchronize(self.store.device)
+        return StepDone(
+            message.serial, message.slot, tokens, logprobs, broken, time.perf_counter() - started
+        )
+
+    def _logits(self, work: Sequence[Work]) -> Tensor:
+        """[N, V] of the last token of each item that draws."""
+        context = PagedContext(self.store, work)
+        device = self.store.device
+        tokens = torch.tensor([t for w in work for t in w.tokens], device=device)
+        positions = torch.cat([torch.arange(w.start, w.start + len(w.tokens)) for w in work])
+        hidden = self.model(tokens, positions.to(device), context)
+        last = [b - 1 for w, (_, b) in zip(work, context.bounds, strict=True) if w.draw >= 0]
+        return self.model.logits(hidden[last])
+
+    def _row(self, work: Work) -> Row:
+        drawing = self._drawing[work.request]
+        mask = None if drawing.constraint is None else drawing.constraint.mask()
+        return Row(
+            params=drawing.params,
+            index=work.draw,
+            history=drawing.history,
+            mask=mask,
+            eos_ids=self._eos_ids,
+        )
+
+    def _remember(self, request: int, token: int, broken: dict[int, str]) -> None:
+        drawing = self._drawing[request]
+        if drawing.history is not None:
+            drawing.history.push(token)
+        if drawing.constraint is not None and not drawing.constraint.finished:
+            try:
+                drawing.constraint.accept(token)
+            except PlimsollError as error:
+                broken[request] = str(error)
+
+    def _apply(self, effect: Effect) -> None:
+        if isinstance(effect, Register):
+            self._drawing[effect.request] = _Drawing(effect, self._grammars)
+        elif isinstance(effect, Forget):
+            self._drawing.pop(effect.request, None)
+            self.store.forget(effect.request)
+        elif isinstance(effect, SwapOut):
+            self.store.swap_out(effect.request, effect.blocks, effect.num_tokens)
+        else:
+            assert isinstance(effect, SwapIn)
+            self.store.swap_in(effect.request, effect.blocks)
+
+    def export(self, message: Export) -> Exported:
+        """A request's KV for another worker."""
+        payload = self.store.copy_out(message.request, message.blocks, message.num_tokens)
+        return Exported(message.tag, payload)
+
+    def take(self, message: Import) -> None:
+        """Another worker's KV."""
+        self.store.copy_in(message.request, message.blocks, message.payload)
+
+    @torch.inference_mode()
+    def embed(self, message: Embed) -> Embedded:
+        """Pooled hidden states of a prompt, beside the paged memory."""
+        device = self.store.device
+        context = FullContext(1, len(message.tokens))
+        tokens = torch.tensor(list(message.tokens), device=device)
+        hidden = self.model(tokens, context.positions(device), context).float()
+        pooled = hidden[-1] if message.pooling == "last" else hidden.mean(dim=0)
+        return Embedded(message.request, pooled.tolist())

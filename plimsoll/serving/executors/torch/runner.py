@@ -122,7 +122,7 @@ class Runner:
             params=drawing.params,
             index=work.draw,
             history=drawing.history,
-            mask=mask,
+            allowed=mask,
             eos_ids=self._eos_ids,
         )
 

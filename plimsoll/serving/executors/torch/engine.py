@@ -1,0 +1,223 @@
+"""The real engine of one instance: the simulator's books, a worker's tensors, the wall clock.
+
+Everything that decides or counts is ``executors.engine.Engine``'s; this class sends the step it
+begins to a worker and finishes it when the answer is here. The true output length of a request,
+which the simulator knows beforehand, is found out: a token that ends the request sets it.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+from plimsoll.serving.executors.engine import Engine
+from plimsoll.serving.executors.recorder import FAILED
+from plimsoll.serving.executors.requests import SimRequest
+from plimsoll.serving.executors.slots import Slot
+from plimsoll.serving.executors.torch.messages import (
+    Effect,
+    Forget,
+    Register,
+    StepDone,
+    StepWork,
+    SwapIn,
+    SwapOut,
+    Work,
+)
+from plimsoll.serving.executors.torch.sampling.finish import ends
+from plimsoll.serving.generation import Delta, FinishReason, SamplingParams, TokenLogprobs
+from plimsoll.serving.kv.numbered import NumberedPool
+from plimsoll.serving.policy import Park, Phase, Resume
+
+__all__ = ["Conversation", "TorchEngine"]
+
+
+class Conversation:
+    """The tokens of one request. ``stops(token)`` says whether text ends it; ``deliver`` is told
+    what came of each step."""
+
+    __slots__ = (
+        "cached_tokens",
+        "deliver",
+        "error",
+        "finish",
+        "params",
+        "prompt",
+        "stops",
+        "tokens",
+    )
+
+    def __init__(
+        self,
+        prompt: Sequence[int],
+        params: SamplingParams,
+        deliver: Callable[[Delta], None],
+        stops: Callable[[int], bool] | None = None,
+    ) -> None:
+        self.prompt = list(prompt)
+        self.tokens: list[int] = []
+        self.params = params
+        self.deliver = deliver
+        self.stops = stops
+        self.finish: FinishReason | None = None
+        self.error = ""
+        self.cached_tokens = 0
+
+    def span(self, start: int, stop: int) -> list[int]:
+        """Tokens ``start`` to ``stop`` of prompt and output together."""
+        n = len(self.prompt)
+        if stop <= n:
+            return self.prompt[start:stop]
+        return self.prompt[start:] + self.tokens[max(start - n, 0) : stop - n]
+
+
+class TorchEngine(Engine):
+    """``send`` hands a message to the instance's worker; ``texts`` are the requests' tokens.
+
+    ``deliveries`` collects (conversation, token, logprobs) of finished steps until the run
+    delivers them, which it does while the next step is computed.
+    """
+
+    def __init__(
+        self,
+        *,
+        send: Callable[[Any], None],
+        texts: dict[int, Conversation],
+        eos_ids: Collection[int],
+        **rest: Any,
+    ) -> None:
+        super().__init__(fast_forward=False, **rest)
+        self._send = send
+        self._texts = texts
+        self._eos_ids = frozenset(eos_ids)
+        self._effects: list[Effect] = []
+        self._known: set[int] = set()
+        self._step_serial = 0
+        self._under_way: dict[int, int] = {}
+        self.deliveries: list[tuple[Conversation, int, TokenLogprobs | None]] = []
+        self.busy_s = 0.0
+
+    @property
+    def numbers(self) -> NumberedPool:
+        """The pool, with its tables."""
+        pool = self.inst._pool
+        assert isinstance(pool, NumberedPool)
+        return pool
+
+    def _schedule(self, slot: Slot, end_s: float) -> None:
+        """Send the step; ``end_s`` is only the clock's guess."""
+        slot.busy = True
+        slot.end_s = end_s
+        slot.version += 1
+        pool, index = self.numbers, slot.index
+        if slot.num_decodes and not slot.accounted:
+            pool.take(pool.blocks_of_steps(index, 0, 1))
+            slot.accounted = 1
+        work = [self._work(request, tokens) for request, tokens in slot.chunks]
+        if slot.num_decodes:
+            for request in self.inst._decoding[index].values():
+                pool.cover(request, request.computed + 1)
+                work.append(self._work(request, 1))
+        self._step_serial += 1
+        self._under_way[index] = self._step_serial
+        effects, self._effects = self._effects, []
+        self._send(StepWork(self._step_serial, index, effects, work))
+
+    def _work(self, request: SimRequest, num_tokens: int) -> Work:
+        text = self._texts[request.id]
+        if request.id not in self._known:
+            self._known.add(request.id)
+            self._effects.append(Register(request.id, text.prompt, list(text.tokens), text.params))
+        start = request.computed
+        last = start + num_tokens == request.prompt_tokens + request.generated
+        return Work(
+            request.id,
+            text.span(start, start + num_tokens),
+            start,
+            list(self.numbers.tables[request.id]),
+            request.generated if last else -1,
+        )
+
+    def finish_step(self, done: StepDone, now_s: float) -> bool:
+        """The worker's answer: account for the step; False if it was given up meanwhile."""
+        slot = self.slots[done.slot]
+        if not slot.busy or self._under_way.get(done.slot) != done.serial:
+            return False
+        self.busy_s += done.busy_s
+        slot.end_s = now_s
+        slot.step_s = now_s - slot.start_s - slot.stall_s
+        for request_id, token in done.tokens.items():
+            request = self.alive.get(request_id)
+            if request is None:
+                continue
+            text = self._texts[request_id]
+            text.tokens.append(token)
+            self.deliveries.append((text, token, done.logprobs.get(request_id)))
+            number = len(text.tokens)
+            reason = ends(text.params, token, number, self._eos_ids)
+            if text.stops is not None and text.stops(token):
+                reason = "stop"
+            if reason is None and number >= self._outputs[request_id]:
+                reason = "length"
+            if reason is not None:
+                text.finish = reason
+                self._outputs[request_id] = number
+                if request.phase is Phase.DECODE:
+                    slot.will_end(request, slot.counter.tick + 1)
+        for request_id, why in done.broken.items():
+            request = self.alive.get(request_id)
+            if request is not None:
+                self._texts[request_id].error = why
+                if request.phase is Phase.DECODE:
+                    slot.leaving.append((request, FAILED))
+                else:
+                    self.detach(request)
+                    self.close(request, FAILED, now_s)
+        slot.busy = False
+        self._finish_run(slot)
+        return True
+
+    def complete(self, slot: Slot, now_s: float) -> None:
+        """Begin what can begin; the step before is accounted for."""
+        self.begin(slot, now_s)
+        if self.inst.num_slots > 1:
+            self._begin_idle(now_s)
+
+    def _through_stages(self, start_s: float, stage_s: float) -> float:
+        return start_s + stage_s  # the worker's stages keep their own time
+
+    # Effects
+
+    def park(self, action: Park, request: SimRequest, slot: Slot, now_s: float) -> float:
+        """See ``Residents``; a swap's copy goes with the step."""
+        table = list(self.numbers.tables.get(request.id, ()))
+        super().park(action, request, slot, now_s)
+        if request.phase is Phase.PARKED:
+            self._effects.append(SwapOut(request.id, table, request.computed))
+        return 0.0
+
+    def resume(self, action: Resume, request: SimRequest, slot: Slot, now_s: float) -> float:
+        """See ``Residents``."""
+        super().resume(action, request, slot, now_s)
+        self._effects.append(SwapIn(request.id, list(self.numbers.tables[request.id])))
+        return 0.0
+
+    def close(self, request: SimRequest, status: int, now_s: float) -> None:
+        """See ``Residents``."""
+        super().close(request, status, now_s)
+        self.forget(request.id)
+
+    def forget(self, request_id: int) -> None:
+        """The worker may drop what it knows of a request that is not here any more."""
+        if request_id in self._known:
+            self._known.remove(request_id)
+            self._effects.append(Forget(request_id))
+
+    def lose(self, now_s: float) -> list[SimRequest]:
+        """See ``Engine``; a new worker knows nothing."""
+        self._known.clear()
+        self._effects.clear()
+        self._under_way.clear()
+        return super().lose(now_s)
+
+    def restarted(self, send: Callable[[Any], None]) -> None:
+        """A new worker is there."""
+        self._send = send

@@ -89,6 +89,8 @@ class Coordinator:
         self.num_refused = 0
         self.num_ended = 0
         self.reasons: dict[str, int] = {}
+        self.last_reason = ""
+        """Why the last request was turned away."""
         self._outputs = outputs
         self._heap: list[tuple[Any, ...]] = []
         """(time, rank, serial, handler, arguments), or for steps (.., engine, slot, version)."""
@@ -257,10 +259,14 @@ class Coordinator:
             elif request.instance >= 0:
                 raise PolicyError(f"{action}: the request was admitted to {request.instance}")
             else:
-                self.reasons[action.why] = self.reasons.get(action.why, 0) + 1
-                self._end_unplaced(request, REJECTED)
+                self._turn_away(request, action.why)
         else:
             raise PolicyError(f"{action} is not an action of a cluster policy")
+
+    def _turn_away(self, request: SimRequest, why: str) -> None:
+        self.reasons[why] = self.reasons.get(why, 0) + 1
+        self.last_reason = why
+        self._end_unplaced(request, REJECTED)
 
     def _find(self, action: Admit | Move | Reject) -> SimRequest | None:
         """The request of a decision; None if it has ended."""
@@ -291,8 +297,7 @@ class Coordinator:
         elif -(-tokens // pool.block_tokens) + pool.per_request > pool.total:
             why = f"longer than the KV pool of {pool.total * pool.block_tokens:,} tokens"
         if why:
-            self.reasons[why] = self.reasons.get(why, 0) + 1
-            self._end_unplaced(request, REJECTED)
+            self._turn_away(request, why)
             return
         engine.admit(request, self.now_s)
 

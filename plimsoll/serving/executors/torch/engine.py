@@ -23,7 +23,7 @@ from plimsoll.serving.executors.torch.messages import (
     Work,
 )
 from plimsoll.serving.executors.torch.sampling.finish import ends
-from plimsoll.serving.generation import Delta, FinishReason, SamplingParams, TokenLogprobs
+from plimsoll.serving.generation import FinishReason, SamplingParams, TokenLogprobs
 from plimsoll.serving.kv.numbered import NumberedPool
 from plimsoll.serving.policy import Park, Phase, Resume
 
@@ -31,12 +31,13 @@ __all__ = ["Conversation", "TorchEngine"]
 
 
 class Conversation:
-    """The tokens of one request. ``stops(token)`` says whether text ends it; ``deliver`` is told
-    what came of each step."""
+    """The tokens of one request. ``stops(token)`` says whether text ends it; ``deliver(tokens,
+    logprobs)`` is told what came of each step, ``end(conversation)`` that it is over."""
 
     __slots__ = (
         "cached_tokens",
         "deliver",
+        "end",
         "error",
         "finish",
         "params",
@@ -49,13 +50,16 @@ class Conversation:
         self,
         prompt: Sequence[int],
         params: SamplingParams,
-        deliver: Callable[[Delta], None],
+        *,
+        deliver: Callable[[int, TokenLogprobs | None], None],
+        end: "Callable[[Conversation], None]",
         stops: Callable[[int], bool] | None = None,
     ) -> None:
         self.prompt = list(prompt)
         self.tokens: list[int] = []
         self.params = params
         self.deliver = deliver
+        self.end = end
         self.stops = stops
         self.finish: FinishReason | None = None
         self.error = ""
@@ -184,6 +188,14 @@ class TorchEngine(Engine):
     def _through_stages(self, start_s: float, stage_s: float) -> float:
         return start_s + stage_s  # the worker's stages keep their own time
 
+    def _finish_until(self, slot: Slot, now_s: float) -> None:
+        """A step whose answer is not here never happened."""
+        if slot.accounted:
+            pool = self.inst._pool
+            pool.take(-pool.blocks_of_steps(slot.index, 0, slot.accounted))
+            slot.accounted = 0
+        slot.chunks = []
+
     # Effects
 
     def park(self, action: Park, request: SimRequest, slot: Slot, now_s: float) -> float:
@@ -221,3 +233,7 @@ class TorchEngine(Engine):
     def restarted(self, send: Callable[[Any], None]) -> None:
         """A new worker is there."""
         self._send = send
+
+    def tell(self, message: Any) -> None:
+        """Send the worker something that is no step."""
+        self._send(message)

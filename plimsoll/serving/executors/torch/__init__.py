@@ -1,0 +1,1 @@
+"""The executor that runs real models with torch."""

@@ -27,6 +27,7 @@ from plimsoll.cli.options import (
     WorkloadOption,
 )
 from plimsoll.cli.peak import peak
+from plimsoll.cli.serve import serve
 from plimsoll.cli.tinylm import tinylm_app
 from plimsoll.cli.trace import trace_app
 from plimsoll.cli.validate import validate
@@ -339,6 +340,7 @@ def doctor(json: Json = False) -> None:
 
 app.command()(peak)
 app.command()(validate)
+app.command()(serve)
 app.add_typer(trace_app, name="trace")
 app.add_typer(tinylm_app, name="tinylm")
 

@@ -44,6 +44,8 @@ from plimsoll.serving.policy import (
     Tick,
 )
 from plimsoll.spec.errors import ExecutionError
+from plimsoll.spec.record import RunRecord
+from plimsoll.spec.workload import Workload
 
 __all__ = ["LiveRun", "Worker"]
 
@@ -88,7 +90,10 @@ class LiveRun(Coordinator):
         self.texts: dict[int, Conversation] = {}
         self.decisions: list[tuple[float, int, int, object]] = []
         self.keys: dict[int, list[int]] = {}
-        """Prefix keys of each request; with ``keep`` those of ended ones too."""
+        """Prefix keys of what an ended request left, prompt and output; only with ``keep``."""
+        self.prompt_keys: dict[int, list[int]] = {}
+        self.prompt_lengths: dict[int, int] = {}
+        self.limits: dict[int, int] = {}
         self.failure = ""
         self.num_preempted = self.num_generated = self.num_finished = self.num_failed = 0
         self.num_prompt_tokens = self.num_cached_tokens = 0
@@ -104,7 +109,7 @@ class LiveRun(Coordinator):
         self._restarts = [0] * len(specs)
         self._stopping = False
         self.block_tokens = specs[0].block_tokens
-        self._caching = any(spec.prefix_caching for spec in specs)
+        self.caches_prefixes = any(spec.prefix_caching for spec in specs)
         recorder = LiveRecorder(keep=keep)
         self.live_recorder = recorder
         super().__init__(
@@ -112,7 +117,7 @@ class LiveRun(Coordinator):
             router,
             recorder=recorder,
             outputs={},
-            unit_tokens=self.block_tokens if self._caching else 0,
+            unit_tokens=self.block_tokens if self.caches_prefixes else 0,
             seed=seed,
             log=(lambda *row: self.decisions.append(row)) if keep else None,
             name="live",
@@ -151,7 +156,7 @@ class LiveRun(Coordinator):
 
     def submit(self, text: Conversation, *, priority: int = 0, request_class: str = "") -> int:
         """Queue a request; its id. Never blocks."""
-        keys = prefix_hashes(text.prompt, self.block_tokens) if self._caching else []
+        keys = prefix_hashes(text.prompt, self.block_tokens) if self.caches_prefixes else []
         with self._lock:
             request = self._next
             self._next += 1
@@ -178,6 +183,22 @@ class LiveRun(Coordinator):
             self._thread.join(timeout=60)
         self._stopping = True
         self._close_workers()
+
+    def record(self, workload: Workload | None = None) -> RunRecord:
+        """What happened, of a run made with ``keep``; request ids are rows of ``workload``."""
+        if workload is None:
+            from plimsoll.serving.executors.torch.replay import recorded_workload
+
+            workload = recorded_workload(self)
+        meta = {
+            "executor": "torch",
+            "num_instances": len(self.engines),
+            "num_blocks": [engine.inst._pool.total for engine in self.engines],
+            "total_blocks": [engine.inst._pool.total for engine in self.engines],
+            "busy_s": [self._real(i).busy_s for i in range(len(self.engines))],
+            "rejected": self.reasons,
+        }
+        return self.live_recorder.build_for(workload, meta)
 
     @property
     def num_alive(self) -> int:
@@ -275,7 +296,9 @@ class LiveRun(Coordinator):
         self.live_recorder.num_requests = max(self.live_recorder.num_requests, i + 1)
         self.recorder.arrival_s[i] = self.now_s
         self.texts[i] = text
-        self.keys[i] = message.keys
+        if self._keep:
+            self.keys[i] = self.prompt_keys[i] = message.keys
+            self.prompt_lengths[i], self.limits[i] = len(text.prompt), limit
         self._requests[i] = request
         assert isinstance(self._outputs, dict)
         self._outputs[i] = limit
@@ -393,7 +416,6 @@ class LiveRun(Coordinator):
         self._over.append(text)
         assert isinstance(self._outputs, dict)
         if not self._keep:
-            self.keys.pop(i, None)
             self._outputs.pop(i, None)
             self.live_recorder.forget(i)
 

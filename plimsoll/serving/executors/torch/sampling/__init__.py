@@ -1,0 +1,1 @@
+"""From logits to text: drawing tokens, constraining them by a grammar, decoding and ending."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["attend_chunk", "causal_mask", "decode_mask", "open_attention"]
+__all__ = ["attend_chunk", "causal_mask", "open_attention"]
 
 
 def attend_chunk(
@@ -61,15 +61,6 @@ def causal_mask(new: int, total: int, window: int, device: torch.device) -> Tens
     mask = key <= query
     if window > 0:
         mask &= key > query - window
-    return mask
-
-
-def decode_mask(lengths_S: Tensor, longest: int, window: int) -> Tensor:
-    """[S, m], True where the last token of each sequence may look; m is ``longest``."""
-    key = torch.arange(longest, device=lengths_S.device)[None]
-    mask = key < lengths_S[:, None]
-    if window > 0:
-        mask &= key >= lengths_S[:, None] - window
     return mask
 
 

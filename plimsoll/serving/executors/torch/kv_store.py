@@ -1,8 +1,9 @@
 """KV memory of one worker: pages on the device, and swapped requests on the host and on disk.
 
-Keys of a layer are [blocks * block_tokens, heads, key width], values likewise; latent attention
-caches keys alone. Swapped requests live in host memory up to ``host_bytes``; what goes beyond is
-written to files in ``disk_folder`` and read back when the request returns.
+Keys of a layer are [blocks, heads, block_tokens, key width], values likewise, so that the pages of
+one head are read in one go; latent attention caches keys alone. Swapped requests live in host
+memory up to ``host_bytes``; what goes beyond is written to files in ``disk_folder`` and read back
+when the request returns.
 """
 
 import tempfile
@@ -37,17 +38,17 @@ class KvStore:
     ) -> None:
         self.block_tokens = block_tokens
         self.device = device
-        rows = num_blocks * block_tokens
         self.keys: dict[int, Tensor] = {}
         self.values: dict[int, Tensor | None] = {}
         for layer, shape in shapes.items():
-            size = (rows, shape.num_heads, shape.key_dim)
+            size = (num_blocks, shape.num_heads, block_tokens, shape.key_dim)
             self.keys[layer] = torch.zeros(size, dtype=dtype, device=device)
-            size = (rows, shape.num_heads, shape.value_dim)
+            size = (*size[:3], shape.value_dim)
             self.values[layer] = (
                 torch.zeros(size, dtype=dtype, device=device) if shape.value_dim else None
             )
         self.states: dict[int, dict[int, States]] = {}
+        self._scratch: dict[str, Tensor] = {}
         self._swapped: dict[int, Payload | Path] = {}
         self._host_left = host_bytes
         self._disk = disk_folder
@@ -57,22 +58,36 @@ class KvStore:
         """Requests put aside here."""
         return len(self._swapped)
 
-    def rows(self, blocks: Sequence[int], num_tokens: int) -> Tensor:
-        """[num_tokens] rows of the pages that hold a request's tokens."""
-        size = self.block_tokens
-        block = torch.tensor(blocks, dtype=torch.long)
-        rows = (block[:, None] * size + torch.arange(size)).flatten()[:num_tokens]
-        return rows.to(self.device)
+    def numbers(self, blocks: Sequence[int], num_tokens: int) -> Tensor:
+        """The block numbers that hold a request's first ``num_tokens`` tokens."""
+        used = -(-num_tokens // self.block_tokens)
+        return torch.tensor(blocks[:used], dtype=torch.long, device=self.device)
+
+    def gather(self, pages: Tensor, pairs: Tensor, name: str) -> Tensor:
+        """[pairs, block_tokens, width]: the pages of (block * heads + head) numbers.
+
+        The result lives in a buffer that the next call with this ``name`` overwrites: fresh
+        memory would cost more than the copy.
+        """
+        flat = pages.view(-1, pages.shape[2] * pages.shape[3])
+        size = len(pairs) * flat.shape[1]
+        buffer = self._scratch.get(name)
+        if buffer is None or buffer.numel() < size:
+            buffer = torch.empty(size + size // 4, dtype=pages.dtype, device=self.device)
+            self._scratch[name] = buffer
+        out = buffer[:size].view(len(pairs), flat.shape[1])
+        torch.index_select(flat, 0, pairs, out=out)
+        return out.view(len(pairs), pages.shape[2], pages.shape[3])
 
     def copy_out(self, request: int, blocks: Sequence[int], num_tokens: int) -> Payload:
         """A request's KV and states, on the host."""
-        rows = self.rows(blocks, num_tokens)
+        used = self.numbers(blocks, num_tokens)
         payload: Payload = {}
         for layer, keys in self.keys.items():
-            payload[f"k.{layer}"] = keys[rows].cpu()
+            payload[f"k.{layer}"] = keys[used].cpu()
             values = self.values[layer]
             if values is not None:
-                payload[f"v.{layer}"] = values[rows].cpu()
+                payload[f"v.{layer}"] = values[used].cpu()
         for layer, states in self.states.get(request, {}).items():
             for name, tensor in states.items():
                 payload[f"s.{layer}.{name}"] = tensor.cpu()
@@ -82,11 +97,11 @@ class KvStore:
         """Put a payload into pages."""
         for layer, keys in self.keys.items():
             new = payload[f"k.{layer}"]
-            rows = self.rows(blocks, len(new))
-            keys[rows] = new.to(self.device)
+            used = self.numbers(blocks, len(new) * self.block_tokens)
+            keys[used] = new.to(self.device)
             values = self.values[layer]
             if values is not None:
-                values[rows] = payload[f"v.{layer}"].to(self.device)
+                values[used] = payload[f"v.{layer}"].to(self.device)
         for name, tensor in payload.items():
             if name.startswith("s."):
                 _, layer, key = name.split(".", 2)
@@ -122,6 +137,13 @@ class KvStore:
         if payload is None:
             raise ExecutionError(f"request {request} was not put aside here")
         self.copy_in(request, blocks, payload)
+
+    def wipe(self, blocks: Sequence[int]) -> None:
+        """Zero pages that may hold no numbers: padding reads them, and 0 times NaN is NaN."""
+        numbers = torch.tensor(list(blocks), dtype=torch.long, device=self.device)
+        for pages in (*self.keys.values(), *self.values.values()):
+            if pages is not None:
+                pages[numbers] = 0
 
     def forget(self, request: int) -> None:
         """Drop what is kept beside the pages for a request."""

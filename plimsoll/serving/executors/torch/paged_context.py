@@ -1,17 +1,19 @@
 """Attention of one mixed pass over paged KV: prompt chunks one by one, decodes together.
 
-The chunks' tokens come first in the pass, then one token for each decode. Decodes of similar
-length are gathered and attended in one call; a group is closed where padding it would waste
-more than a third. Source of paging: arXiv 2309.06180.
+Decodes of similar length are gathered and attended in one call; a group is closed where padding
+it would waste more than a third. Layers with a window read the window's pages alone. Scores of
+decodes are in the open, float32. Source of paging: arXiv 2309.06180.
+
+Legend: S sequences of a group, m tokens gathered (padded), H query heads, K key heads.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from plimsoll.models.attention import attend_chunk, decode_mask, open_attention
+from plimsoll.models.attention import attend_chunk
 from plimsoll.models.context import States
 from plimsoll.serving.executors.torch.kv_store import KvStore
 from plimsoll.serving.executors.torch.messages import Work
@@ -19,6 +21,17 @@ from plimsoll.serving.executors.torch.messages import Work
 __all__ = ["PagedContext"]
 
 _WASTE = 1.5
+_Decode = tuple[int, int, Sequence[int]]
+"""Tokens in all, place in the pass, block table."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """``places_S`` in the pass, block numbers [S, pages], ``bias`` [S, 1, 1, m] or None."""
+
+    places_S: Tensor
+    tables: Tensor
+    bias: Tensor | None
 
 
 class PagedContext:
@@ -28,36 +41,27 @@ class PagedContext:
         self._store = store
         self._work = work
         self.bounds: list[tuple[int, int]] = []
-        rows, at = [], 0
-        self._chunks: list[tuple[int, int, Tensor]] = []
-        decodes: list[tuple[int, int, Sequence[int]]] = []
+        self._chunks: list[tuple[int, int, int, Tensor]] = []
+        self._decodes: list[_Decode] = []
+        self._groups: dict[tuple[int, int], list[tuple[_Group, Tensor]]] = {}
+        size, device = store.block_tokens, store.device
+        blocks: list[int] = []
+        offsets: list[int] = []
+        at = 0
         for item in work:
-            total = item.start + len(item.tokens)
-            all_rows = store.rows(item.blocks, total)
-            rows.append(all_rows[item.start :])
-            if len(item.tokens) == 1:
-                decodes.append((total, at, item.blocks))
+            new = len(item.tokens)
+            total = item.start + new
+            for position in range(item.start, total):
+                blocks.append(item.blocks[position // size])
+                offsets.append(position % size)
+            if new == 1:
+                self._decodes.append((total, at, item.blocks))
             else:
-                self._chunks.append((at, at + len(item.tokens), all_rows))
-            self.bounds.append((at, at + len(item.tokens)))
-            at += len(item.tokens)
-        self.num_tokens = at
-        self._new_rows = torch.cat(rows)
-        self._groups = [self._group(group) for group in _alike(decodes)]
-
-    def _group(self, group: Sequence[tuple[int, int, Sequence[int]]]) -> tuple[Tensor, ...]:
-        """(places in the pass [S], lengths [S], rows of their pages [S, m])."""
-        size, device = self._store.block_tokens, self._store.device
-        lengths = torch.tensor([total for total, _, _ in group])
-        places = torch.tensor([at for _, at, _ in group])
-        longest = int(lengths.max())
-        most = -(-longest // size)
-        tables = torch.zeros(len(group), most, dtype=torch.long)
-        for i, (total, _, blocks) in enumerate(group):
-            used = -(-total // size)
-            tables[i, :used] = torch.tensor(blocks[:used])
-        rows = (tables[:, :, None] * size + torch.arange(size)).flatten(1)[:, :longest]
-        return places.to(device), lengths.to(device), rows.to(device)
+                self._chunks.append((at, at + new, total, store.numbers(item.blocks, total)))
+            self.bounds.append((at, at + new))
+            at += new
+        self._new_blocks = torch.tensor(blocks, device=device)
+        self._new_offsets = torch.tensor(offsets, device=device)
 
     def states(self, layer: int) -> Sequence[States]:
         """See ``Context``."""
@@ -78,74 +82,122 @@ class PagedContext:
         latent_dim: int = 0,
     ) -> Tensor:
         """See ``Context``."""
-        keys, values = self._store.keys[layer], self._store.values[layer]
-        keys[self._new_rows] = k_TKD.to(keys.dtype)
+        store = self._store
+        keys, values = store.keys[layer], store.values[layer]
+        keys[self._new_blocks, :, self._new_offsets] = k_TKD.to(keys.dtype)
         if v_TKE is not None:
             assert values is not None
-            values[self._new_rows] = v_TKE.to(values.dtype)
+            values[self._new_blocks, :, self._new_offsets] = v_TKE.to(values.dtype)
         width = latent_dim if values is None else values.shape[-1]
+        heads = keys.shape[1]
         out = q_THD.new_empty(q_THD.shape[0], q_THD.shape[1], width)
-        for first, last, rows in self._chunks:
-            fresh = last - first == len(rows)
-            k = k_TKD[first:last] if fresh else keys[rows]
-            if v_TKE is None:
-                v = k[..., :latent_dim]
+        for first, last, total, numbers in self._chunks:
+            if last - first == total:
+                k = k_TKD[first:last]
+                v = k[..., :latent_dim] if v_TKE is None else v_TKE[first:last]
             else:
-                assert values is not None
-                v = v_TKE[first:last] if fresh else values[rows]
+                pairs = _pairs(numbers[None], heads)
+                k = _joined(store.gather(keys, pairs, "k"), heads, total)
+                v = (
+                    k[..., :latent_dim]
+                    if values is None
+                    else _joined(store.gather(values, pairs, "v"), heads, total)
+                )
             out[first:last] = attend_chunk(
                 q_THD[first:last], k, v, scale=scale, window=window, softcap=softcap, sinks=sinks
             )
-        for places, lengths, rows in self._groups:
-            longest = rows.shape[1]
-            if 0 < window < longest and len(places) == 1:  # only the window's pages are read
-                rows = rows[:, longest - window :]
-                mask = None
-            elif len(places) == 1:
-                mask = None
-            else:
-                mask = decode_mask(lengths, longest, window)[:, None, None]
-            k = keys[rows]
-            v = k[..., :latent_dim] if values is None else values[rows]
-            out[places] = _decode(
-                q_THD[places], k, v, mask, scale=scale, softcap=softcap, sinks=sinks
+        for group, pairs in self._grouped(window, heads):
+            seqs = len(group.places_S)
+            k = store.gather(keys, pairs, "k").view(seqs * heads, -1, keys.shape[3])
+            v = (
+                k[..., :latent_dim]
+                if values is None
+                else store.gather(values, pairs, "v").view(seqs * heads, -1, width)
+            )
+            q = q_THD[group.places_S]
+            out[group.places_S] = _decode(
+                q, k, v, group.bias, scale=scale, softcap=softcap, sinks=sinks
             )
         return out
+
+    def _grouped(self, window: int, heads: int) -> list[tuple[_Group, Tensor]]:
+        """The decodes' groups for layers with this window and number of heads, made once."""
+        key = (window, heads)
+        if key not in self._groups:
+            groups = [self._group(group, window) for group in _alike(self._decodes, window)]
+            self._groups[key] = [(group, _pairs(group.tables, heads)) for group in groups]
+        return self._groups[key]
+
+    def _group(self, group: Sequence[_Decode], window: int) -> _Group:
+        size, device = self._store.block_tokens, self._store.device
+        firsts = [max(0, total - window) // size if window else 0 for total, _, _ in group]
+        pages = max(
+            -(-total // size) - first for (total, _, _), first in zip(group, firsts, strict=True)
+        )
+        tables = torch.zeros(len(group), pages, dtype=torch.long)
+        seen = torch.zeros(len(group), pages * size, dtype=torch.bool)
+        for i, ((total, _, blocks), first) in enumerate(zip(group, firsts, strict=True)):
+            used = blocks[first : -(-total // size)]
+            tables[i, : len(used)] = torch.tensor(used)
+            begin = max(0, total - window) if window else 0
+            seen[i, begin - first * size : total - first * size] = True
+        bias = None
+        if not bool(seen.all()):
+            bias = torch.zeros(seen.shape).masked_fill(~seen, float("-inf"))[:, None, None]
+            bias = bias.to(device)
+        places = torch.tensor([at for _, at, _ in group], device=device)
+        return _Group(places, tables.to(device), bias)
+
+
+def _pairs(tables: Tensor, heads: int) -> Tensor:
+    """[S * K * pages] numbers of (block, head) pages, sequence by sequence, head by head."""
+    head = torch.arange(heads, device=tables.device)[None, :, None]
+    return (tables[:, None, :] * heads + head).flatten()
+
+
+def _joined(pages: Tensor, heads: int, total: int) -> Tensor:
+    """[total, K, width] of one sequence's gathered pages."""
+    return pages.view(heads, -1, pages.shape[-1])[:, :total].transpose(0, 1)
 
 
 def _decode(
     q_SHD: Tensor,
-    k_SmKD: Tensor,
-    v_SmKE: Tensor,
-    mask: Tensor | None,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None,
     *,
     scale: float,
     softcap: float,
     sinks: Tensor | None,
 ) -> Tensor:
-    """[S, H, E]; the queries of a KV head take the place of query positions."""
+    """[S, H, E]; k and v are [S * K, m, width]; the queries of a KV head go together."""
     seqs, heads, width = q_SHD.shape
-    kv_heads = k_SmKD.shape[2]
-    k, v = k_SmKD.transpose(1, 2), v_SmKE.transpose(1, 2)
-    if softcap or sinks is not None:
-        groups = heads // kv_heads
-        k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
-        out = open_attention(
-            q_SHD[:, :, None], k, v, scale=scale, mask=mask, softcap=softcap, sinks=sinks
-        )
-        return out[:, :, 0]
-    q = q_SHD.view(seqs, kv_heads, heads // kv_heads, width)
-    out = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
-    return out.reshape(seqs, heads, v.shape[-1])
+    kv_heads = k.shape[0] // seqs
+    q = q_SHD.reshape(seqs * kv_heads, heads // kv_heads, width)
+    scores = (q @ k.transpose(1, 2)).float().mul_(scale)
+    if softcap:
+        scores = softcap * torch.tanh(scores / softcap)
+    scores = scores.view(seqs, kv_heads, heads // kv_heads, -1)
+    if bias is not None:
+        scores = scores + bias
+    if sinks is not None:
+        sink = sinks.float().view(1, kv_heads, -1, 1).expand(seqs, -1, -1, 1)
+        weights = torch.cat([scores, sink], dim=-1).softmax(dim=-1)[..., :-1]
+    else:
+        weights = scores.softmax(dim=-1)
+    weights = weights.to(v.dtype).reshape(seqs * kv_heads, heads // kv_heads, -1)
+    return (weights @ v).view(seqs, heads, v.shape[-1])
 
 
-def _alike(
-    decodes: Sequence[tuple[int, int, Sequence[int]]],
-) -> list[list[tuple[int, int, Sequence[int]]]]:
-    """Groups of similar length, the longest first."""
-    groups: list[list[tuple[int, int, Sequence[int]]]] = []
-    for decode in sorted(decodes, key=lambda d: (-d[0], d[1])):
-        if groups and groups[-1][0][0] <= _WASTE * decode[0] + 32:
+def _alike(decodes: Sequence[_Decode], window: int) -> list[list[_Decode]]:
+    """Groups of similar length as far as it is read, the longest first."""
+
+    def read(decode: _Decode) -> int:
+        return min(decode[0], window) if window else decode[0]
+
+    groups: list[list[_Decode]] = []
+    for decode in sorted(decodes, key=lambda d: (-read(d), d[1])):
+        if groups and read(groups[-1][0]) <= _WASTE * read(decode) + 32:
             groups[-1].append(decode)
         else:
             groups.append([decode])

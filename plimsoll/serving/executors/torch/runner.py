@@ -93,6 +93,7 @@ class Runner:
             for place, w in enumerate(drawn_for):
                 if place in drawn.broken:
                     broken[w.request] = "the model's output for this request is not a number"
+                    self.store.wipe(w.blocks)
                     continue
                 token = tokens[w.request] = drawn.tokens[place]
                 found = drawn.logprobs[place]

@@ -15,7 +15,7 @@ tinylm_app = typer.Typer(
 
 @tinylm_app.command()
 def build(seed: Seed = 0, quiet: Quiet = False, json: Json = False) -> None:
-    """Train it on Python's own texts in minutes, or find it in the cache."""
+    """Train it on Python's own texts, or find it in the cache."""
     from plimsoll.api.tinylm import build_tiny_lm
     from plimsoll.cli.output import emit
     from plimsoll.cli.progress import progress_line

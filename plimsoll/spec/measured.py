@@ -176,7 +176,7 @@ class MeasuredRates:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineTimes:
-    """What the serving engine spends beside the forward pass: a step, a sequence in it, a request."""
+    """What the engine spends beside the forward pass: a step, a sequence in it, a request."""
 
     __pydantic_config__: ClassVar = PLAIN
     step_s: Coefficient

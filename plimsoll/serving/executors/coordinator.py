@@ -41,7 +41,8 @@ from plimsoll.spec.errors import LivelockError, PolicyError, SpecError
 
 __all__ = ["NOTHING", "OUTSIDE", "TRANSFER", "Coordinator", "InstanceSpec"]
 
-OUTSIDE, TRANSFER = 0, 1  # then ``engine.STEP_RANK``
+OUTSIDE = 0
+TRANSFER = 1  # then come ranks from ``engine.STEP_RANK`` up
 NOTHING = object()
 """What the handler of an event that was called off meanwhile returns."""
 

@@ -25,7 +25,7 @@ LOGGERS = ("plimsoll.serving", "uvicorn.error")
 
 @dataclass(slots=True, kw_only=True)
 class RequestRecord:
-    """What is known of one request. Times are seconds from its arrival; None is "did not happen"."""
+    """What is known of one request. Times are seconds from its arrival, None: it did not happen."""
 
     request_id: str
     method: str

@@ -13,9 +13,12 @@ from plimsoll.models.expert_names import (
     place_experts,
     place_mixtral,
 )
+from plimsoll.models.gemma2 import Gemma2
+from plimsoll.models.gemma3 import Gemma3
 from plimsoll.models.gpt_oss import GptOss, export_gpt_oss, place_gpt_oss
 from plimsoll.models.llama import Llama, Mistral, Qwen2, Qwen3
 from plimsoll.models.mixtral import Mixtral
+from plimsoll.models.phi3 import Phi3, export_phi3, place_phi3
 from plimsoll.models.qwen3_moe import Qwen3Moe
 from plimsoll.spec.errors import UnsupportedError, suggest
 
@@ -32,8 +35,11 @@ class Family:
 
 
 FAMILIES: dict[str, Family] = {
+    "gemma2": Family(build=Gemma2),
+    "gemma3_text": Family(build=Gemma3),
     "llama": Family(build=Llama),
     "mistral": Family(build=Mistral),
+    "phi3": Family(build=Phi3, place=place_phi3, export=export_phi3),
     "qwen2": Family(build=Qwen2),
     "qwen3": Family(build=Qwen3),
     "mixtral": Family(build=Mixtral, place=place_mixtral, export=export_mixtral),

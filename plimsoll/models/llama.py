@@ -21,7 +21,7 @@ from plimsoll.models.grouped_attention import GroupedAttention, kv_shapes
 from plimsoll.models.layers import GatedMlp, RmsNorm
 from plimsoll.models.rope import Rotary, read_rope
 
-__all__ = ["Llama", "Mistral", "PreNormLayer", "Qwen2", "Qwen3", "qwen_windows"]
+__all__ = ["Llama", "Mistral", "PreNormDecoder", "PreNormLayer", "Qwen2", "Qwen3", "qwen_windows"]
 
 
 class PreNormLayer(nn.Module):
@@ -41,7 +41,7 @@ class PreNormLayer(nn.Module):
         return hidden_TC + self.mlp(self.post_attention_layernorm(hidden_TC))
 
 
-class _Dense(DecoderStack):
+class PreNormDecoder(DecoderStack):
     """Pre-norm layers, all alike but for their windows."""
 
     def __init__(
@@ -77,7 +77,7 @@ class _Dense(DecoderStack):
         super().__init__(config, dims, layers, kv_shapes(dims))
 
 
-class Llama(_Dense):
+class Llama(PreNormDecoder):
     """Llama 1 to 3, and what uses its layout."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
@@ -91,7 +91,7 @@ class Llama(_Dense):
         )
 
 
-class Mistral(_Dense):
+class Mistral(PreNormDecoder):
     """Llama with a window of ``sliding_window`` tokens; null means none, absence 4,096."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
@@ -99,14 +99,14 @@ class Mistral(_Dense):
         super().__init__(config, windows=[window] * read_dimensions(config).num_layers)
 
 
-class Qwen2(_Dense):
+class Qwen2(PreNormDecoder):
     """Llama with biases of queries, keys and values; Qwen2.5 is the same."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__(config, windows=qwen_windows(config), qkv_bias=True)
 
 
-class Qwen3(_Dense):
+class Qwen3(PreNormDecoder):
     """Llama with norms of each head's queries and keys."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:

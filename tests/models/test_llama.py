@@ -1,6 +1,5 @@
 """Llama, Mistral, Qwen2 and Qwen3 against transformers on small random checkpoints."""
 
-import json
 from pathlib import Path
 from typing import Any
 

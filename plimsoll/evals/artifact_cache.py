@@ -30,14 +30,30 @@ def cache_root() -> Path:
     return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "plimsoll"
 
 
-def cached_folder(folder: Path, make: Callable[[Path], None]) -> Path:
+def flaw(folder: Path) -> str:
+    """What is wrong with a sealed folder, "" if it is whole."""
+    try:
+        sealed = (folder / _SUMS).read_text(encoding="ascii")
+        found = _sums(folder)
+    except (OSError, UnicodeDecodeError):
+        return f"its {_SUMS} cannot be read"
+    listed = {line[66:]: line[:64] for line in sealed.splitlines()}
+    differing = sorted(n for n in listed.keys() | found if listed.get(n) != found.get(n))
+    return f"{', '.join(differing)} not as written" if differing else ""
+
+
+def cached_folder(
+    folder: Path, make: Callable[[Path], None], *, judge: Callable[[Path], str] = flaw
+) -> Path:
     """``folder``, whole: as it lies there, or made by ``make`` in an empty folder it is given.
+
+    ``judge`` says what is wrong with a folder that is there, "" for nothing.
 
     Raises:
         ExecutionError: the cache cannot be written.
     """
     if folder.exists():
-        wrong = flaw(folder)
+        wrong = judge(folder)
         if not wrong:
             return folder
         _log.warning("%s: %s; it is made again", folder, wrong)
@@ -54,17 +70,17 @@ def cached_folder(folder: Path, make: Callable[[Path], None]) -> Path:
         made.mkdir()
         make(made)
         seal(made)
-        _place(made, folder, temporary / "old")
+        _place(made, folder, temporary / "old", judge)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder
 
 
-def _place(made: Path, folder: Path, aside: Path) -> None:
+def _place(made: Path, folder: Path, aside: Path, judge: Callable[[Path], str]) -> None:
     """Rename into place; whoever came first with a whole folder wins."""
     for _ in range(10):
         if folder.exists():
-            if not flaw(folder):
+            if not judge(folder):
                 return
             with contextlib.suppress(FileNotFoundError):  # another process moved it away
                 os.rename(folder, aside)
@@ -82,18 +98,6 @@ def seal(folder: Path) -> None:
     """Write the sums of all files in a folder."""
     lines = [f"{digest}  {name}\n" for name, digest in sorted(_sums(folder).items())]
     (folder / _SUMS).write_text("".join(lines), encoding="ascii")
-
-
-def flaw(folder: Path) -> str:
-    """What is wrong with a sealed folder, "" if it is whole."""
-    try:
-        sealed = (folder / _SUMS).read_text(encoding="ascii")
-        found = _sums(folder)
-    except (OSError, UnicodeDecodeError):
-        return f"its {_SUMS} cannot be read"
-    listed = {line[66:]: line[:64] for line in sealed.splitlines()}
-    differing = sorted(n for n in listed.keys() | found if listed.get(n) != found.get(n))
-    return f"{', '.join(differing)} not as written" if differing else ""
 
 
 def _sums(folder: Path) -> dict[str, str]:

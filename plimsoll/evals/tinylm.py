@@ -15,7 +15,7 @@ import math
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -108,11 +108,12 @@ def tiny_lm(
         ExecutionError: the cache cannot be written.
     """
     corpus = read_corpus()
+    origin = _origin(corpus, seed, steps)
 
     def make(folder: Path) -> None:
-        _make(folder, corpus, seed=seed, steps=steps, progress=progress)
+        _make(folder, corpus, origin, progress=progress)
 
-    return cached_folder(_folder(corpus, seed, steps), make)
+    return cached_folder(origin.folder(), make, judge=origin.contradicted_by)
 
 
 def existing_tiny_lm(seed: int = 0, *, steps: int = NUM_STEPS) -> Path:
@@ -121,8 +122,9 @@ def existing_tiny_lm(seed: int = 0, *, steps: int = NUM_STEPS) -> Path:
     Raises:
         SpecError: it is not; nothing is trained.
     """
-    folder = _folder(read_corpus(), seed, steps)
-    wrong = flaw(folder) if folder.exists() else "not built yet"
+    origin = _origin(read_corpus(), seed, steps)
+    folder = origin.folder()
+    wrong = origin.contradicted_by(folder) if folder.exists() else "not built yet"
     if wrong:
         again = f" --seed {seed}" if seed else ""
         raise SpecError(f"{folder}: {wrong}; run `plimsoll tinylm build{again}`")
@@ -164,22 +166,52 @@ def _versions() -> dict[str, str]:
         ) from None
 
 
-def _folder(corpus: Corpus, seed: int, steps: int) -> Path:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Origin:
+    """All that decides a model's weights, but for the processor."""
+
+    corpus_sha256: str
+    code_sha256: str
+    seed: int
+    steps: int
+    threads: int
+
+    def folder(self) -> Path:
+        """Where the model lies."""
+        digest = hashlib.sha256(repr(self).encode()).hexdigest()[:16]
+        return cache_root() / "tinylm" / f"seed{self.seed}-{digest}"
+
+    def contradicted_by(self, folder: Path) -> str:
+        """What is wrong with a model's folder: damaged, or of another origin; "" for nothing."""
+        if wrong := flaw(folder):
+            return wrong
+        try:
+            report = read_report(folder)
+        except SpecError as error:
+            return f"its {_REPORT} cannot be read ({error})"
+        other = [f.name for f in fields(self) if getattr(report, f.name) != getattr(self, f.name)]
+        return f"made with another {', '.join(other)}" if other else ""
+
+
+def _origin(corpus: Corpus, seed: int, steps: int) -> _Origin:
     if not 0 <= seed < 2**63:
         raise SpecError(f"seed {seed}: expected 0 to 2**63 - 1")
     if steps < 1:
         raise SpecError(f"steps {steps}: expected 1 or more")
-    key = f"{corpus.sha256} {code_sha256()} {seed} {steps} {NUM_THREADS}"
-    digest = hashlib.sha256(key.encode()).hexdigest()[:16]
-    return cache_root() / "tinylm" / f"seed{seed}-{digest}"
+    return _Origin(
+        corpus_sha256=corpus.sha256,
+        code_sha256=code_sha256(),
+        seed=seed,
+        steps=steps,
+        threads=NUM_THREADS,
+    )
 
 
 def _make(
     folder: Path,
     corpus: Corpus,
+    origin: _Origin,
     *,
-    seed: int,
-    steps: int,
     progress: Callable[[int, int, float], None] | None,
 ) -> None:
     """Train and write everything into an empty folder."""
@@ -192,9 +224,11 @@ def _make(
     stream = text.token_stream(tokenizer, corpus.documents)
     learned, heldout = training.split(stream)
     end_id = tokenizer.token_to_id(text.END)
-    with training.pinned(NUM_THREADS):
+    with training.pinned(origin.threads):
         config = training.config_of(tokenizer.get_vocab_size(), end_id)
-        model = training.train(config, learned, seed=seed, steps=steps, progress=progress)
+        model = training.train(
+            config, learned, seed=origin.seed, steps=origin.steps, progress=progress
+        )
         loss = training.heldout_loss(model, heldout)
     save(model, folder)
     text.save_tokenizer(tokenizer, folder, max_positions=training.MAX_POSITIONS)
@@ -204,11 +238,7 @@ def _make(
     )
     weights = (folder / "model.safetensors").read_bytes()
     report = TinyLmReport(
-        seed=seed,
-        steps=steps,
-        threads=NUM_THREADS,
-        corpus_sha256=corpus.sha256,
-        code_sha256=code_sha256(),
+        **asdict(origin),
         weights_sha256=hashlib.sha256(weights).hexdigest(),
         num_documents=len(corpus.documents),
         num_train_tokens=learned.shape[0] * training.LENGTH_TOKENS + 1,

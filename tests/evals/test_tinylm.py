@@ -3,6 +3,7 @@
 
 import json
 import logging
+import shutil
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,20 @@ def test_the_cache_is_used_and_a_damaged_model_trained_again(
     assert told == [(1, 3), (2, 3), (3, 3)] and "made again" in caplog.text
     assert tinylm.read_report(cache).weights_sha256 == before.weights_sha256, "trained twice"
     assert (cache / "model.safetensors").read_bytes() == weights
+
+
+def test_a_model_of_another_origin_is_not_taken(
+    cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whole, but under the name of something else, as after a careless copy."""
+    wrong = cache.parent / tinylm._origin(tinylm.read_corpus(), 2, STEPS).folder().name
+    shutil.copytree(cache, wrong)
+    with pytest.raises(SpecError, match="made with another seed"):
+        tinylm.existing_tiny_lm(2, steps=STEPS)
+    with caplog.at_level(logging.WARNING):
+        assert tinylm.tiny_lm(2, steps=STEPS) == wrong
+    assert "made with another seed; it is made again" in caplog.text
+    assert tinylm.read_report(wrong).seed == 2
 
 
 def test_another_seed_is_another_model(cache: Path) -> None:

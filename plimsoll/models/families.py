@@ -6,7 +6,9 @@ from typing import Any
 
 from torch import nn
 
+from plimsoll.models.bamba import Bamba, export_bamba, place_bamba
 from plimsoll.models.checkpoint_names import Export, Place, plain_export, plain_place
+from plimsoll.models.deepseek import DeepseekV2, DeepseekV3
 from plimsoll.models.expert_names import (
     export_experts,
     export_mixtral,
@@ -45,6 +47,9 @@ FAMILIES: dict[str, Family] = {
     "mixtral": Family(build=Mixtral, place=place_mixtral, export=export_mixtral),
     "qwen3_moe": Family(build=Qwen3Moe, place=place_experts, export=export_experts),
     "gpt_oss": Family(build=GptOss, place=place_gpt_oss, export=export_gpt_oss),
+    "deepseek_v2": Family(build=DeepseekV2, place=place_experts, export=export_experts),
+    "deepseek_v3": Family(build=DeepseekV3, place=place_experts, export=export_experts),
+    "bamba": Family(build=Bamba, place=place_bamba, export=export_bamba),
 }
 
 

@@ -41,8 +41,8 @@ def randomize(model: torch.nn.Module, seed: int = 0) -> None:
         for name, parameter in sorted(model.named_parameters()):
             scale = 0.3 if parameter.ndim == 1 else 1.2 * parameter.shape[-1] ** -0.5
             noise = torch.randn(parameter.shape, generator=generator) * scale
-            is_norm = "norm" in name and parameter.ndim == 1
-            parameter.copy_(noise + 1 if is_norm else noise)
+            rest = parameter.mean() if "norm" in name and parameter.ndim == 1 else 0.0
+            parameter.copy_(noise + rest)
 
 
 def write_checkpoint(config: Any, folder: Path, *, dtype: torch.dtype = torch.float32) -> Any:

@@ -78,6 +78,7 @@ def create_app(
         responses=ERRORS | {"4XX": {"model": ErrorBody, "description": "Refused."}},
     )
     app.state.service = service
+    app.openapi = _document(app, engine.model_name)  # type: ignore[method-assign]
     app.include_router(completions_router(service))
     app.include_router(chat_router(service))
     app.include_router(embeddings_router(service))
@@ -96,6 +97,20 @@ def create_app(
     app.add_middleware(Doorman, settings=settings, keys=ring, clock=clock)
     app.add_middleware(Recorder, metrics=metrics, clock=clock)
     return app
+
+
+def _document(app: FastAPI, model_name: str) -> Callable[[], dict[str, Any]]:
+    """The OpenAPI document, in which requests can name no model but the one served."""
+    plain = app.openapi
+
+    def document() -> dict[str, Any]:
+        made = plain()
+        for name, schema in made["components"]["schemas"].items():
+            if name.endswith("Request"):
+                schema["properties"]["model"] = {"type": "string", "enum": [model_name]}
+        return made
+
+    return document
 
 
 def _add_status(app: FastAPI, service: Service) -> None:

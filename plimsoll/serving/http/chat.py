@@ -46,7 +46,7 @@ def chat_router(service: Service) -> APIRouter:
     """The endpoint, bound to a service."""
     router = APIRouter()
 
-    @router.post("/v1/chat/completions", response_model=ChatCompletion, responses={**STREAMED})
+    @router.post("/v1/chat/completions", response_model=ChatCompletion, responses=STREAMED)
     async def create_chat_completion(body: ChatRequest, request: Request) -> Response:
         """Answer a chat."""
         service.check_model(body.model)

@@ -4,6 +4,7 @@ Choices are numbered prompt by prompt, ``n`` each. Source: OpenAI's API referenc
 """
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
@@ -20,14 +21,17 @@ from plimsoll.serving.http.stream import EventStream, frame, unless_gone
 __all__ = ["completions_router"]
 
 DEFAULT_MAX_TOKENS = 16
-STREAMED = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
+_EVENT = {"type": "object", "properties": {"data": {"type": "string"}}, "required": ["data"]}
+STREAMED: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/event-stream": {"schema": _EVENT}}}
+}
 
 
 def completions_router(service: Service) -> APIRouter:
     """The endpoint, bound to a service."""
     router = APIRouter()
 
-    @router.post("/v1/completions", response_model=Completion, responses={**STREAMED})
+    @router.post("/v1/completions", response_model=Completion, responses=STREAMED)
     async def create_completion(body: CompletionRequest, request: Request) -> Response:
         """Continue one prompt or several."""
         service.check_model(body.model)

@@ -41,6 +41,8 @@ NOT_SERVED = {
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 TokenIds = Annotated[list[TokenId], Field(min_length=1)]
 Text = Annotated[str, Field(min_length=1)]
+Texts = Annotated[list[Text], Field(min_length=1)]
+TokenLists = Annotated[list[TokenIds], Field(min_length=1)]
 Name = Annotated[str, Field(min_length=1, max_length=256)]
 ToolName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,128}$")]
 BiasKey = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
@@ -138,7 +140,7 @@ class GenerationFields(Body):
 class CompletionRequest(GenerationFields):
     """Body of /v1/completions."""
 
-    prompt: Text | TokenIds | Annotated[list[Text] | list[TokenIds], Field(min_length=1)]
+    prompt: Text | TokenIds | Texts | TokenLists
     max_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     echo: bool | None = None
@@ -272,7 +274,7 @@ class EmbeddingRequest(Body):
     """Body of /v1/embeddings; ``pooling`` and ``normalize`` are this server's own."""
 
     model: Name
-    input: Text | TokenIds | Annotated[list[Text] | list[TokenIds], Field(min_length=1)]
+    input: Text | TokenIds | Texts | TokenLists
     encoding_format: Literal["float", "base64"] | None = None
     pooling: Literal["mean", "last"] | None = None
     normalize: bool = True

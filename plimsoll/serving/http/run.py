@@ -65,15 +65,16 @@ class HttpServer(uvicorn.Server):
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     async def shutdown(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
-        """Close the socket, answer what is open, drain the engine, close it."""
+        """Close the socket, answer what is open, drain the engine; it stays the caller's."""
         self._service.draining = True
         engine = self._service.engine
         draining = asyncio.create_task(
             asyncio.to_thread(engine.drain, self._settings.drain_timeout_s)
         )
         await super().shutdown()
-        self.drained = await draining if not self.force_exit else False
-        await asyncio.to_thread(engine.close)
+        if self.force_exit:
+            await asyncio.to_thread(engine.close)  # else the drain below would wait on
+        self.drained = await draining and not self.force_exit
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -89,21 +89,21 @@ def _indexed(folder: Path) -> dict[str, StoredTensor]:
         raise SpecError(f"{index}: weight_map is missing; expected tensor names to file names")
     headers: dict[str, dict[str, StoredTensor]] = {}
     for name, file in weight_map.items():
+        _confine(index, file)
         if file not in headers:
-            headers[_confined(index, file)] = _header(folder / file)
+            headers[file] = _header(folder / file)
         if name not in headers[file]:
             raise SpecError(f"{folder / file}: tensor {name} is missing, which {_INDEX} promises")
     return {name: headers[file][name] for name, file in weight_map.items()}
 
 
-def _confined(index: Path, file: Any) -> str:
-    """``file``, checked to be the name of a safetensors file below the index's folder."""
+def _confine(index: Path, file: Any) -> None:
+    """Refuse all but names of safetensors files below the index's folder."""
     if not isinstance(file, str) or not file.endswith(".safetensors"):
         raise SpecError(f"{index}: {file!r} is not the name of a safetensors file")
     windows, posix = PureWindowsPath(file), PurePosixPath(file)
     if posix.is_absolute() or windows.drive or windows.root or ".." in windows.parts:
         raise SpecError(f"{index}: {file!r} lies outside of the folder")
-    return file
 
 
 def _header(path: Path) -> dict[str, StoredTensor]:

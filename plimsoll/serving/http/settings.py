@@ -56,7 +56,7 @@ class HttpSettings:
 
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach ``host``; a name other than localhost is not trusted."""
-    if host == "localhost":
+    if host.lower() == "localhost":
         return True
     try:
         return ipaddress.ip_address(host).is_loopback

@@ -33,6 +33,14 @@ def _byte_of_letter() -> dict[str, int]:
     return table | {chr(0x100 + i): byte for i, byte in enumerate(others)}
 
 
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 class TextTools:
     """A tokenizer and its chat template, as the server uses them; safe to call from threads."""
 
@@ -107,7 +115,6 @@ class TextTools:
             add_generation_prompt=add_generation_prompt,
             variables=variables,
         )
-        try:
-            return self.encode(text, add_special_tokens=False)
-        except UnicodeEncodeError:
-            raise invalid("The messages hold half of a surrogate pair.", param="messages") from None
+        if not _is_unicode(text):  # JSON can spell half of a surrogate pair
+            raise invalid("The messages hold half of a surrogate pair.", param="messages")
+        return self.encode(text, add_special_tokens=False)

@@ -1,8 +1,9 @@
 """One HTTP/1.1 connection, with the limits that uvicorn's own protocol does not have.
 
 A connection must bring its first header block, and each later one once begun, within a time;
-one that stops reading for too long is dropped, which frees its requests' blocks; beyond a number
-of connections new ones are closed at once. What is not HTTP gets an error in the usual shape.
+so it must end a body that was answered before its end. One that stops reading for too long is
+dropped, which frees its requests' blocks; beyond a number of connections new ones are closed at
+once. What is not HTTP gets an error in the usual shape.
 Left out: HTTP/2, WebSockets, TLS.
 """
 
@@ -76,7 +77,11 @@ def connection_class(settings: HttpSettings) -> type[H11Protocol]:
             self.transport.close()
 
         def _watch_head(self) -> None:
-            waits = self.conn.their_state is h11.IDLE and self.timeout_keep_alive_task is None
+            if self.conn.their_state is h11.SEND_BODY:  # is it still sending what was refused?
+                waits = self.conn.our_state in (h11.DONE, h11.MUST_CLOSE)
+            else:
+                waits = self.conn.their_state is h11.IDLE
+            waits = waits and self.timeout_keep_alive_task is None
             if not waits or self.transport.is_closing():
                 self._stop_head()
             elif self._head_timer is None:

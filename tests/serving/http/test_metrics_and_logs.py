@@ -1,8 +1,10 @@
 """Numbers and log lines: names, sums that must agree, and what must never be in them."""
 
+import itertools
 import json
 import logging
 import re
+import time
 from collections.abc import Iterator
 
 import httpx
@@ -68,6 +70,20 @@ def test_metrics_add_up(live: Live) -> None:
     assert buckets == sorted(buckets) and buckets[-1] == 4
     ttft = got["vllm:time_to_first_token_seconds_sum{}"]
     assert 0 < ttft < got["vllm:e2e_request_latency_seconds_sum{}"] + ttft
+
+
+def test_a_clock_that_jumps_changes_no_number(
+    live: Live, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Times of day go into answers and log lines; durations come from the monotonic clock."""
+    now_s = itertools.count(2e9, -3600)
+    monkeypatch.setattr(time, "time", lambda: float(next(now_s)))
+    with caplog.at_level(logging.INFO, logger="plimsoll.serving.http"):
+        answer = httpx.post(live.url + "/v1/completions", json=ASK, headers=HEADERS)
+    assert answer.status_code == 200
+    assert live.engine.wait_for(lambda: any(r.message == "request" for r in caplog.records))
+    (record,) = [record for record in caplog.records if record.message == "request"]
+    assert 0 < record.fields["ttft_s"] <= record.fields["e2e_s"] < 60
 
 
 def test_every_sample_has_a_type(live: Live) -> None:

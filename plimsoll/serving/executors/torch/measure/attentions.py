@@ -1,0 +1,70 @@
+"""Attention over paged keys and values, timed alone and fitted by a few products.
+
+Layers are taken in turn, as many as make the caches forget the first, as in a model. Decodes of
+one batch have equal contexts. Leaves out: contexts of very unequal length in one batch, whose
+padding a total does not show. Source: the paged context of this folder.
+"""
+
+import torch
+
+from plimsoll.cost.measured_fit import decode_times, prefill_times
+from plimsoll.serving.executors.torch.measure.paged_probe import PagedProbe
+from plimsoll.serving.executors.torch.measure.sizes import Sizes
+from plimsoll.serving.executors.torch.measure.stopwatch import Stopwatch
+from plimsoll.spec.measured import DecodeTimes, PrefillTimes
+
+__all__ = ["attention_times"]
+
+_MOST_LAYERS = 48
+
+
+@torch.inference_mode()
+def attention_times(
+    sizes: Sizes, dtype: torch.dtype, watch: Stopwatch, cache_bytes: float
+) -> tuple[DecodeTimes, PrefillTimes]:
+    """The fits of decodes and of prompt chunks."""
+    decodes: list[tuple[int, int, int, int, float]] = []
+    prefills: list[tuple[int, int, int, int, float]] = []
+    for heads, kv_heads, head_dim in sizes.heads:
+        widths = (heads * head_dim, 2 * kv_heads * head_dim)
+
+        def time(
+            chunks: list[tuple[int, int]],
+            contexts: list[int],
+            heads: int = heads,
+            kv_heads: int = kv_heads,
+            head_dim: int = head_dim,
+        ) -> float:
+            held = sum(sum(chunk) for chunk in chunks) + sum(contexts)
+            held_bytes = held * 2 * kv_heads * head_dim * dtype.itemsize
+            forget = sizes.cache_multiple * cache_bytes
+            num_layers = max(1, min(_MOST_LAYERS, round(forget / held_bytes)))
+            context = PagedProbe(
+                chunks,
+                contexts,
+                num_layers=num_layers,
+                kv_heads=kv_heads,
+                head_dim=head_dim,
+                dtype=dtype,
+                device=watch.device,
+            )
+            tokens = context.num_tokens
+            query = torch.randn(tokens, heads, head_dim, device=watch.device).to(dtype)
+            pair = torch.randn(2, tokens, kv_heads, head_dim, device=watch.device).to(dtype)
+            key, value = pair.unbind()
+            layer = 0
+
+            def call() -> None:
+                nonlocal layer
+                context.attend(layer, query, key, value, scale=head_dim**-0.5)
+                layer = layer + 1 if layer + 1 < num_layers else 0
+
+            return min(watch.time(call, 2 * sizes.cell_s).median_s for _ in range(sizes.rounds))
+
+        for batch in sizes.batches:
+            for length in sizes.contexts:
+                took_s = time([], [length] * batch)
+                decodes.append((*widths, batch, batch * length, took_s))
+        for new, cached in sizes.chunks:
+            prefills.append((*widths, new, cached, time([(new, cached)], [])))
+    return decode_times(decodes), prefill_times(prefills)

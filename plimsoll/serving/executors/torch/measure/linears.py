@@ -1,0 +1,107 @@
+"""Linear layers timed over a table of widths and tokens, with weights in and out of the caches.
+
+Weights are slices of one large buffer, taken in turn, so that a set number of bytes passes
+between two uses of one: a third of the last cache (it holds them), or four times it (it does
+not). Each entry is the least of the medians of a few rounds, since other programs only add time.
+Leaves out: biases. Source: torch's own linear, as models call it.
+"""
+
+import statistics
+
+import torch
+from torch.nn import functional
+
+from plimsoll.cost.measured_clock import linear_s
+from plimsoll.serving.executors.torch.measure.sizes import Sizes
+from plimsoll.serving.executors.torch.measure.stopwatch import Stopwatch, Timing
+from plimsoll.spec.measured import LinearTimes
+
+__all__ = ["linear_times"]
+
+
+class _Weights:
+    """A buffer of random numbers that matrices are cut from."""
+
+    def __init__(self, largest: int, cycled: int, dtype: torch.dtype, watch: Stopwatch) -> None:
+        self.watch, self.dtype = watch, dtype
+        size = max(largest, cycled // dtype.itemsize)
+        self.flat = torch.empty(size, dtype=dtype, device=watch.device).uniform_(-0.03, 0.03)
+
+    def time(
+        self, outputs: int, inputs: int, tokens: int, cycled_bytes: float, budget_s: float
+    ) -> Timing:
+        """One linear layer while ``cycled_bytes`` of weights pass between two uses of one."""
+        size = outputs * inputs
+        fitting = int(min(cycled_bytes, self.flat.nbytes) / (size * self.dtype.itemsize))
+        copies = max(1, min(fitting, len(self.flat) // size))
+        weights = self.flat[: copies * size].view(copies, outputs, inputs).unbind()
+        x = torch.empty(tokens, inputs, dtype=self.dtype, device=self.watch.device).normal_()
+        turn = 0
+
+        def call() -> None:
+            nonlocal turn
+            functional.linear(x, weights[turn])
+            turn = turn + 1 if turn + 1 < copies else 0
+
+        for _ in range(min(copies, 3)):
+            call()
+        return self.watch.time(call, budget_s)
+
+
+@torch.inference_mode()
+def linear_times(
+    sizes: Sizes, dtype: torch.dtype, watch: Stopwatch, cache_bytes: float
+) -> LinearTimes:
+    """The table of ``sizes``, and its error at the shapes it leaves out."""
+    little = cache_bytes * sizes.cache_multiple / 12
+    much = cache_bytes * sizes.cache_multiple
+    largest = max(max(sizes.outputs) * max(sizes.inputs), max(n * k for n, k, _ in sizes.checks))
+    weights = _Weights(largest, int(much), dtype, watch)
+    cells: dict[tuple[float, int, int, int], float] = {}
+    spreads: list[float] = []
+    for _ in range(sizes.rounds):
+        for outputs in sizes.outputs:
+            for inputs in sizes.inputs:
+                alone = outputs * inputs * dtype.itemsize >= little
+                for tokens in sizes.tokens:
+                    for cycled in (much,) if alone else (little, much):
+                        timing = weights.time(outputs, inputs, tokens, cycled, sizes.cell_s)
+                        key = (cycled, outputs, inputs, tokens)
+                        cells[key] = min(cells.get(key, timing.median_s), timing.median_s)
+                        spreads.append(timing.spread_s / timing.median_s)
+                    if alone:  # one such matrix fills what stays in the cache
+                        cells[little, outputs, inputs, tokens] = cells[
+                            much, outputs, inputs, tokens
+                        ]
+    table = LinearTimes(
+        cycled_bytes=(little, much),
+        outputs=sizes.outputs,
+        inputs=sizes.inputs,
+        tokens=sizes.tokens,
+        seconds=tuple(
+            tuple(
+                tuple(tuple(cells[c, o, i, t] for t in sizes.tokens) for i in sizes.inputs)
+                for o in sizes.outputs
+            )
+            for c in (little, much)
+        ),
+        spread_fraction=statistics.median(spreads),
+        error_fraction=0.0,
+    )
+    errors = []
+    for outputs, inputs, tokens in sizes.checks:
+        for cycled in (little, much):
+            took_s = min(
+                weights.time(outputs, inputs, tokens, cycled, sizes.cell_s).median_s
+                for _ in range(sizes.rounds)
+            )
+            errors.append(abs(linear_s(table, tokens, outputs, inputs, cycled) / took_s - 1))
+    return LinearTimes(
+        cycled_bytes=table.cycled_bytes,
+        outputs=table.outputs,
+        inputs=table.inputs,
+        tokens=table.tokens,
+        seconds=table.seconds,
+        spread_fraction=table.spread_fraction,
+        error_fraction=statistics.median(errors),
+    )

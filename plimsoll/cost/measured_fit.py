@@ -95,7 +95,7 @@ def prefill_times(points: Sequence[tuple[int, int, int, int, float]]) -> Prefill
 def light_times(
     points: Sequence[tuple[int, int, int, int, float]], ends: Sequence[tuple[int, int, float]]
 ) -> LightTimes:
-    """From (hidden, intermediate, query and KV values, tokens, seconds) and (hidden, tokens, seconds)."""
+    """From (hidden, intermediate, query and KV values, tokens, s) and (hidden, tokens, s)."""
     rows = [(1, t * hidden, t * wide, t * turned) for hidden, wide, turned, t, _ in points]
     (layer, hidden_value, ffn_value, query_value), error = fit_products(
         rows, [p[-1] for p in points]

@@ -2,15 +2,21 @@
 
 Layers are taken in turn, as many as make the caches forget the first, as in a model. Decodes of
 one batch have equal contexts. Leaves out: contexts of very unequal length in one batch, whose
-padding a total does not show. Source: the paged context of this folder.
+padding a total does not show. Source: the executor's own paged context.
 """
 
 import torch
 
 from plimsoll.cost.measured_fit import decode_times, prefill_times
-from plimsoll.serving.executors.torch.measure.paged_probe import PagedProbe
+from plimsoll.models.context import KvShape
+from plimsoll.serving.executors.torch.measure.paged_pass import (
+    num_blocks,
+    paged_store,
+    paged_work,
+)
 from plimsoll.serving.executors.torch.measure.sizes import Sizes
 from plimsoll.serving.executors.torch.measure.stopwatch import Stopwatch
+from plimsoll.serving.executors.torch.paged_context import PagedContext
 from plimsoll.spec.measured import DecodeTimes, PrefillTimes
 
 __all__ = ["attention_times"]
@@ -39,16 +45,12 @@ def attention_times(
             held_bytes = held * 2 * kv_heads * head_dim * dtype.itemsize
             forget = sizes.cache_multiple * cache_bytes
             num_layers = max(1, min(_MOST_LAYERS, round(forget / held_bytes)))
-            context = PagedProbe(
-                chunks,
-                contexts,
-                num_layers=num_layers,
-                kv_heads=kv_heads,
-                head_dim=head_dim,
-                dtype=dtype,
-                device=watch.device,
-            )
-            tokens = context.num_tokens
+            shape = KvShape(num_heads=kv_heads, key_dim=head_dim, value_dim=head_dim)
+            shapes = dict.fromkeys(range(num_layers), shape)
+            blocks = num_blocks(chunks, contexts)
+            store = paged_store(shapes, blocks, dtype, watch.device)
+            context = PagedContext(store, paged_work(chunks, contexts))
+            tokens = sum(new for new, _ in chunks) + len(contexts)
             query = torch.randn(tokens, heads, head_dim, device=watch.device).to(dtype)
             pair = torch.randn(2, tokens, kv_heads, head_dim, device=watch.device).to(dtype)
             key, value = pair.unbind()

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
+from plimsoll.cli.calibrate import calibrate
 from plimsoll.cli.options import (
     Figures,
     Json,
@@ -338,6 +339,7 @@ def doctor(json: Json = False) -> None:
         raise typer.Exit(1)
 
 
+app.command()(calibrate)
 app.command()(peak)
 app.command()(validate)
 app.command()(serve)

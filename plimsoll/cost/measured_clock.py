@@ -12,7 +12,7 @@ Source: ``plimsoll calibrate``; coefficients in the hardware file's ``measured``
 
 import itertools
 import math
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import ClassVar, Literal
@@ -21,10 +21,10 @@ from plimsoll.cost.kv import kv_bytes
 from plimsoll.spec.dtype import DType
 from plimsoll.spec.errors import UnsupportedError
 from plimsoll.spec.hardware import Device
-from plimsoll.spec.measured import LinearTimes, Measured, MeasuredKernels
+from plimsoll.spec.measured import DecodeTimes, LinearTimes, Measured, MeasuredKernels
 from plimsoll.spec.model import Attention, DenseFfn, ModelSpec
 
-__all__ = ["MeasuredClock", "linear_s", "measured_clock"]
+__all__ = ["MeasuredClock", "linear_s", "measured_clock", "shares"]
 
 _FOREVER = 2**62
 
@@ -63,6 +63,17 @@ def _place(axis: Sequence[float], value: float) -> tuple[int, float]:
         return 0, 0.0
     i = min(max(bisect_right(axis, value) - 1, 0), len(axis) - 2)
     return i, math.log(value / axis[i]) / math.log(axis[i + 1] / axis[i])
+
+
+def shares(nodes: Sequence[int], tokens: int) -> list[float]:
+    """How much each node counts at ``tokens``: linear in the logarithm, held at the ends."""
+    held = min(max(tokens, nodes[0]), nodes[-1])
+    found = [0.0] * len(nodes)
+    index, fraction = _place(nodes, held)
+    found[index] = 1.0 - fraction
+    if fraction:
+        found[index + 1] = fraction
+    return found
 
 
 def measured_clock(
@@ -130,12 +141,12 @@ class MeasuredClock:
         light = kernels.light
         self._fixed_s = light.step_s.value
         self._token_s = light.step_value_s.value * model.hidden_size
-        # By what a token caches and asks with: layers of equal attention are counted together.
-        self._attentions: Counter[tuple[int, int]] = Counter()
+        # (heads, query values, cached values) of a token: equal layers are counted together.
+        self._attentions: Counter[tuple[int, int, int]] = Counter()
         for attention, ffn in layers:
             matrices.update(_matrices(model.hidden_size, attention, ffn))
-            queries, cached = _widths(attention)
-            self._attentions[queries, cached] += 1
+            heads, queries, cached = _widths(attention)
+            self._attentions[heads, queries, cached] += 1
             self._fixed_s += light.layer_s.value
             self._token_s += (
                 light.hidden_value_s.value * model.hidden_size
@@ -151,14 +162,13 @@ class MeasuredClock:
         engine = None if forward_only else measured.engine
         self._engine_s = engine.step_s.value if engine else 0.0
         self._sequence_s = engine.sequence_s.value if engine else 0.0
+        self._engine_token_s = engine.token_s.value if engine else 0.0
         decode = self._decode
         count = self._attentions.total()
         self._decode_s = count * decode.layer_s.value
         self._decode_sequence_s = count * decode.sequence_s.value
-        self._context_s = sum(
-            n * (decode.kv_value_s.value * cached + decode.query_value_s.value * queries)
-            for (queries, cached), n in self._attentions.items()
-        )
+        self._lines = _context_lines(decode, self._attentions)
+        self._limits = [limit for limit, _, _ in self._lines]
         self._tokens_memo: dict[int, float] = {}
         self._rows_memo: dict[int, float] = {}
 
@@ -174,15 +184,16 @@ class MeasuredClock:
             tokens += new
             attention_s += self.chunk_attention_s(new, cached)
         if num_decodes:
-            attention_s += self._decodes_s(num_decodes) + self._context_s * decode_context
+            attention_s += self._decodes_s(num_decodes, decode_context)
         return self._rest_s(tokens, num_decodes + len(chunks)) + attention_s
 
     def decode_line(self, num_decodes: int, decode_context: int) -> tuple[float, float, int]:
-        """See ``StepClock``: one straight line for any context, at a given batch."""
+        """See ``StepClock``: straight between the ends of the caches, at a given batch."""
         if num_decodes <= 0:
             return self._engine_s, 0.0, _FOREVER
-        base = self._rest_s(num_decodes, num_decodes) + self._decodes_s(num_decodes)
-        return base, self._context_s, _FOREVER
+        limit, base, slope = self._lines[bisect_left(self._limits, decode_context)]
+        base += self._rest_s(num_decodes, num_decodes) + self._decode_s
+        return base + self._decode_sequence_s * num_decodes, slope, limit
 
     def swap_s(self, num_tokens: int) -> float:
         """See ``StepClock``; the slower direction, keys and values in the clock's format."""
@@ -198,31 +209,37 @@ class MeasuredClock:
         tokens = num_decodes + sum(new for new, _ in chunks)
         if not tokens:
             return {"engine": self._engine_s}
-        decode_s = self._decodes_s(num_decodes) if num_decodes else 0.0
+        decode_s = self._decodes_s(num_decodes, decode_context) if num_decodes else 0.0
         return {
             "linear": self._linears_s(tokens),
             "light": self._fixed_s + self._token_s * tokens,
             "attention": decode_s
-            + self._context_s * decode_context
             + sum(self.chunk_attention_s(new, cached) for new, cached in chunks),
             "head-and-sampling": self._head_s(sequences),
-            "engine": self._engine_s + self._sequence_s * sequences,
+            "engine": self._engine_s + self._sequence_s * sequences + self._engine_token_s * tokens,
         }
 
     def chunk_attention_s(self, new: int, cached: int) -> float:
         """Seconds of attention of one prompt chunk in all layers."""
         fit, total, span = self._prefill, 0.0, new + cached
-        pair_s = (fit.prefix_pair_s if cached else fit.whole_pair_s).value
-        for (queries, kept), count in self._attentions.items():
+        pairs = fit.prefix_pair_s if cached else fit.whole_pair_s
+        pair_s = sum(
+            share * pair.value for share, pair in zip(shares(fit.nodes, new), pairs, strict=True)
+        )
+        kv_s = fit.kv_value_s.value if cached else 0.0
+        for (heads, queries, kept), count in self._attentions.items():
             total += count * (
                 fit.chunk_s.value
-                + fit.kv_value_s.value * kept * span
-                + queries * new * (fit.token_value_s.value + pair_s * span)
+                + kv_s * kept * span
+                + fit.token_value_s.value * queries * new
+                + (fit.score_s.value * heads + pair_s * queries) * new * span
             )
         return total
 
-    def _decodes_s(self, num_decodes: int) -> float:
-        return self._decode_s + self._decode_sequence_s * num_decodes
+    def _decodes_s(self, num_decodes: int, context: int) -> float:
+        _, base, slope = self._lines[bisect_left(self._limits, context)]
+        fixed_s = self._decode_s + self._decode_sequence_s * num_decodes
+        return fixed_s + base + slope * context
 
     def _rest_s(self, tokens: int, sequences: int) -> float:
         """Everything but attention."""
@@ -233,6 +250,7 @@ class MeasuredClock:
             + self._head_s(sequences)
             + self._engine_s
             + self._sequence_s * sequences
+            + self._engine_token_s * tokens
         )
 
     def _linears_s(self, tokens: int) -> float:
@@ -252,6 +270,25 @@ class MeasuredClock:
             found += self._sampling_s + self._row_s * rows
             self._rows_memo[rows] = found
         return found
+
+
+def _context_lines(
+    fit: DecodeTimes, attentions: Counter[tuple[int, int, int]]
+) -> list[tuple[int, float, float]]:
+    """(context up to which it holds, base seconds, seconds a token) of reading the caches."""
+    bends: list[tuple[int, float]] = []
+    slope = 0.0
+    for (heads, _, kept), count in attentions.items():
+        slope += count * (fit.score_s.value * heads + fit.kv_value_s.value * kept)
+        for knot, beyond in zip(fit.knots, fit.beyond_s, strict=True):
+            bends.append((max(1, round(knot / kept)), count * beyond.value * kept))
+    lines, base = [], 0.0
+    for limit, more in sorted(bends):
+        lines.append((limit, base, slope))
+        base -= more * limit
+        slope += more
+    lines.append((_FOREVER, base, slope))
+    return lines
 
 
 def _layers(model: ModelSpec, num_layers: int | None) -> list[tuple[Attention, DenseFfn]]:
@@ -276,10 +313,11 @@ def _kind(mixer: object) -> str:
     return "windowed attention" if isinstance(mixer, Attention) else str(getattr(mixer, "kind", ""))
 
 
-def _widths(attention: Attention) -> tuple[int, int]:
-    """(query values, cached values) of a token in one layer."""
+def _widths(attention: Attention) -> tuple[int, int, int]:
+    """(heads, query values, cached values) of a token in one layer."""
     value_dim = attention.v_head_dim or attention.head_dim
     return (
+        attention.num_heads,
         attention.num_heads * attention.head_dim,
         attention.num_kv_heads * (attention.head_dim + value_dim),
     )

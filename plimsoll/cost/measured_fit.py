@@ -7,23 +7,49 @@ Source: Lawson and Hanson, Solving Least Squares Problems, chapter 23.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
+from plimsoll.cost.measured_clock import shares
+from plimsoll.spec.errors import UnsupportedError
 from plimsoll.spec.measured import (
     Coefficient,
     DecodeTimes,
+    EngineTimes,
     LightTimes,
     PrefillTimes,
     SamplingTimes,
 )
 
-__all__ = ["decode_times", "fit_products", "light_times", "prefill_times", "sampling_times"]
+__all__ = [
+    "AttentionPoint",
+    "decode_times",
+    "engine_times",
+    "fit_products",
+    "light_times",
+    "prefill_times",
+    "sampling_times",
+]
+
+
+class AttentionPoint(NamedTuple):
+    """One timed attention: heads and values a token, tokens, seconds."""
+
+    heads: int
+    query_values: int
+    kv_values: int
+    new: int
+    cached: int
+    seconds: float
+
 
 _ROUNDS = 8
 _RIM_FRACTION = 0.05
+_LEAST_STEPS = 8
+_LEAST_S = 1e-9
 
 
 def fit_products(
@@ -56,37 +82,48 @@ def fit_products(
     return found, float(np.median(off))
 
 
-def decode_times(points: Sequence[tuple[int, int, int, int, float]]) -> DecodeTimes:
-    """From (query values, cached values, sequences, context tokens of all, seconds)."""
-    rows = [
-        (1, batch, cached * context, queries * context)
-        for queries, cached, batch, context, _ in points
-    ]
-    (layer, sequence, kv_value, query_value), error = fit_products(rows, [p[-1] for p in points])
+def decode_times(points: Sequence[AttentionPoint], knots: Sequence[float]) -> DecodeTimes:
+    """From decodes (new tokens: sequences; cached: context tokens of all) and the caches' ends."""
+    rows = []
+    for p in points:
+        read = p.kv_values * p.cached
+        beyond = [max(0.0, read - knot) for knot in knots]
+        rows.append([1, p.new, p.heads * p.cached, read, *beyond])
+    found, error = fit_products(rows, [p.seconds for p in points])
     return DecodeTimes(
-        layer_s=layer,
-        sequence_s=sequence,
-        kv_value_s=kv_value,
-        query_value_s=query_value,
+        layer_s=found[0],
+        sequence_s=found[1],
+        score_s=found[2],
+        kv_value_s=found[3],
+        knots=tuple(knots),
+        beyond_s=tuple(found[4:]),
         error_fraction=error,
         num_points=len(points),
     )
 
 
-def prefill_times(points: Sequence[tuple[int, int, int, int, float]]) -> PrefillTimes:
-    """From (query values, cached values, new tokens, tokens cached before, seconds)."""
+def prefill_times(points: Sequence[AttentionPoint], nodes: Sequence[int]) -> PrefillTimes:
+    """From prompt chunks and the new tokens between which the cost of a pair is interpolated."""
     rows = []
-    for queries, kept, new, cached, _ in points:
-        span = new + cached
-        pairs = queries * new * span
-        rows.append((1, kept * span, queries * new, 0 if cached else pairs, pairs if cached else 0))
-    found, error = fit_products(rows, [p[-1] for p in points])
+    for p in points:
+        span = p.new + p.cached
+        pairs = p.new * span
+        hats = [p.query_values * pairs * share for share in shares(nodes, p.new)]
+        nothing = [0.0] * len(hats)
+        rows.append(
+            [1, p.kv_values * span if p.cached else 0.0, p.query_values * p.new, p.heads * pairs]
+            + (nothing + hats if p.cached else hats + nothing)
+        )
+    found, error = fit_products(rows, [p.seconds for p in points])
+    ends = 4 + len(nodes)
     return PrefillTimes(
         chunk_s=found[0],
         kv_value_s=found[1],
         token_value_s=found[2],
-        whole_pair_s=found[3],
-        prefix_pair_s=found[4],
+        score_s=found[3],
+        nodes=tuple(nodes),
+        whole_pair_s=tuple(found[4:ends]),
+        prefix_pair_s=tuple(found[ends:]),
         error_fraction=error,
         num_points=len(points),
     )
@@ -117,3 +154,24 @@ def sampling_times(points: Sequence[tuple[int, int, float]]) -> SamplingTimes:
     """From (vocabulary, rows, seconds)."""
     (step, score), error = fit_products([(1, v * n) for v, n, _ in points], [p[-1] for p in points])
     return SamplingTimes(step_s=step, score_s=score, error_fraction=error, num_points=len(points))
+
+
+def engine_times(
+    steps: Sequence[tuple[int, int, float]], requests_s: Sequence[float]
+) -> EngineTimes:
+    """From (sequences, tokens, seconds beside the pass) of steps, and seconds of each request.
+
+    Raises:
+        UnsupportedError: too few steps to tell a step's cost from a sequence's, or no request.
+    """
+    if len(steps) < _LEAST_STEPS or len({n for n, _, _ in steps}) < 2 or not requests_s:
+        raise UnsupportedError(
+            f"engine: {len(steps)} steps and {len(requests_s)} requests were timed; it takes "
+            f"{_LEAST_STEPS} steps of two batch sizes or more, and a request"
+        )
+    left = [max(seconds, _LEAST_S) for _, _, seconds in steps]
+    (step, sequence, token), _ = fit_products([(1, n, t) for n, t, _ in steps], left)
+    (request,), _ = fit_products([(1,)] * len(requests_s), [max(s, _LEAST_S) for s in requests_s])
+    return EngineTimes(
+        step_s=step, sequence_s=sequence, token_s=token, request_s=request, num_points=len(steps)
+    )

@@ -70,16 +70,18 @@ class LinearTimes:
 class DecodeTimes:
     """Attention of one layer over paged keys and values, one token a sequence.
 
-    layer_s + sequence_s * sequences + (kv_value_s * cached values a token + query_value_s * query
-    values) * context tokens of all sequences; a cached token holds KV heads * (key + value
-    width) values, a query heads * key width.
+    layer_s + sequence_s * sequences + score_s * query heads * context tokens + kv_value_s * v +
+    the sum of beyond_s[i] * max(0, v - knots[i]), where v is the cached values that all sequences
+    read: context tokens * KV heads * (key + value width). The knots are where caches end.
     """
 
     __pydantic_config__: ClassVar = PLAIN
     layer_s: Coefficient
     sequence_s: Coefficient
+    score_s: Coefficient
     kv_value_s: Coefficient
-    query_value_s: Coefficient
+    knots: tuple[Positive, ...]
+    beyond_s: tuple[Coefficient, ...]
     error_fraction: NotNegative
     num_points: Count
 
@@ -88,18 +90,21 @@ class DecodeTimes:
 class PrefillTimes:
     """Attention of one layer for one prompt chunk over its prefix and itself.
 
-    chunk_s + kv_value_s * cached values * tokens in all + token_value_s * query values * new
-    tokens + query values * (whole_pair_s or prefix_pair_s) * new tokens * tokens in all;
-    ``whole_pair_s`` where the chunk is the whole prompt so far, so that half the pairs are
-    skipped.
+    chunk_s + kv_value_s * cached values a token * tokens in all (0 without a prefix) +
+    token_value_s * query values * new tokens + (score_s * heads + p * query values) * new tokens *
+    tokens in all. p is interpolated over the logarithm of new tokens between ``nodes``: in
+    ``whole_pair_s`` where there is no prefix, so that half the pairs are skipped, else in
+    ``prefix_pair_s``.
     """
 
     __pydantic_config__: ClassVar = PLAIN
     chunk_s: Coefficient
     kv_value_s: Coefficient
     token_value_s: Coefficient
-    whole_pair_s: Coefficient
-    prefix_pair_s: Coefficient
+    score_s: Coefficient
+    nodes: tuple[Count, ...]
+    whole_pair_s: tuple[Coefficient, ...]
+    prefix_pair_s: tuple[Coefficient, ...]
     error_fraction: NotNegative
     num_points: Count
 
@@ -137,7 +142,12 @@ class SamplingTimes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeasuredKernels:
-    """Everything a forward pass in one number format is made of."""
+    """Everything a forward pass in one number format is made of.
+
+    ``pass_error_fraction`` is the median relative error of the clock made from it at
+    ``num_passes`` whole forward passes of models that no coefficient was fitted on; None: not
+    checked.
+    """
 
     __pydantic_config__: ClassVar = PLAIN
     linear: LinearTimes
@@ -145,6 +155,8 @@ class MeasuredKernels:
     prefill: PrefillTimes
     light: LightTimes
     sampling: SamplingTimes
+    pass_error_fraction: NotNegative | None = None
+    num_passes: Annotated[int, Field(ge=0)] = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,12 +188,18 @@ class MeasuredRates:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineTimes:
-    """What the engine spends beside the forward pass: a step, a sequence in it, a request."""
+    """What the serving engine spends beside the forward pass and sampling.
+
+    step_s + sequence_s * sequences + token_s * tokens in a step; ``request_s`` once a request,
+    between its arrival at an idle engine and its first step.
+    """
 
     __pydantic_config__: ClassVar = PLAIN
     step_s: Coefficient
     sequence_s: Coefficient
+    token_s: Coefficient
     request_s: Coefficient
+    num_points: Count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ padding a total does not show. Source: the executor's own paged context.
 
 import torch
 
-from plimsoll.cost.measured_fit import decode_times, prefill_times
+from plimsoll.cost.measured_fit import AttentionPoint, decode_times, prefill_times
 from plimsoll.models.context import KvShape
 from plimsoll.serving.executors.torch.measure.paged_pass import (
     num_blocks,
@@ -22,6 +22,8 @@ from plimsoll.spec.measured import DecodeTimes, PrefillTimes
 __all__ = ["attention_times"]
 
 _MOST_LAYERS = 48
+_CACHE_PARTS = (32, 8, 2)
+"""Where the line of decodes bends: the last cache over these."""
 
 
 @torch.inference_mode()
@@ -29,10 +31,10 @@ def attention_times(
     sizes: Sizes, dtype: torch.dtype, watch: Stopwatch, cache_bytes: float
 ) -> tuple[DecodeTimes, PrefillTimes]:
     """The fits of decodes and of prompt chunks."""
-    decodes: list[tuple[int, int, int, int, float]] = []
-    prefills: list[tuple[int, int, int, int, float]] = []
+    decodes: list[AttentionPoint] = []
+    prefills: list[AttentionPoint] = []
     for heads, kv_heads, head_dim in sizes.heads:
-        widths = (heads * head_dim, 2 * kv_heads * head_dim)
+        widths = (heads, heads * head_dim, 2 * kv_heads * head_dim)
 
         def time(
             chunks: list[tuple[int, int]],
@@ -61,12 +63,14 @@ def attention_times(
                 context.attend(layer, query, key, value, scale=head_dim**-0.5)
                 layer = layer + 1 if layer + 1 < num_layers else 0
 
-            return min(watch.time(call, 2 * sizes.cell_s).median_s for _ in range(sizes.rounds))
+            return min(watch.time(call, 2 * sizes.cell_s).call_s for _ in range(sizes.rounds))
 
         for batch in sizes.batches:
             for length in sizes.contexts:
                 took_s = time([], [length] * batch)
-                decodes.append((*widths, batch, batch * length, took_s))
+                decodes.append(AttentionPoint(*widths, batch, batch * length, took_s))
         for new, cached in sizes.chunks:
-            prefills.append((*widths, new, cached, time([(new, cached)], [])))
-    return decode_times(decodes), prefill_times(prefills)
+            took_s = time([(new, cached)], [])
+            prefills.append(AttentionPoint(*widths, new, cached, took_s))
+    knots = [cache_bytes / dtype.itemsize / parts for parts in _CACHE_PARTS]
+    return decode_times(decodes, knots), prefill_times(prefills, sizes.nodes)

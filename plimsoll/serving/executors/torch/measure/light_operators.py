@@ -108,12 +108,12 @@ def light_operators(sizes: Sizes, dtype: torch.dtype, watch: Stopwatch) -> Light
             out = torch.randn(tokens, heads[0], heads[2], device=watch.device).to(dtype)
             work = SimpleNamespace(layer=layer, x=x, at=positions, context=_NoAttention(out))
             took_s = min(
-                watch.time(lambda w=work: w.layer(w.x, w.at, w.context), sizes.cell_s).median_s
+                watch.time(lambda w=work: w.layer(w.x, w.at, w.context), sizes.cell_s).call_s
                 for _ in range(sizes.rounds)
             )
             points.append((hidden, intermediate, rotated, tokens, took_s))
             ids = positions % _VOCABULARY
-            took_s = watch.time(lambda m=model, i=ids: m.finish(m.embed(i)), sizes.cell_s).median_s
+            took_s = watch.time(lambda m=model, i=ids: m.finish(m.embed(i)), sizes.cell_s).call_s
             ends.append((hidden, tokens, took_s))
     return light_times(points, ends)
 
@@ -127,6 +127,6 @@ def sampling_operators(sizes: Sizes, dtype: torch.dtype, watch: Stopwatch) -> Sa
         for batch in sizes.batches:
             logits = torch.randn(batch, vocabulary, device=watch.device).to(dtype)
             rows = [Row(params=params, index=0)] * batch
-            took_s = watch.time(lambda s=logits, r=rows: draw(s, r), sizes.cell_s).median_s
+            took_s = watch.time(lambda s=logits, r=rows: draw(s, r), sizes.cell_s).call_s
             points.append((vocabulary, batch, took_s))
     return sampling_times(points)

@@ -8,17 +8,20 @@ the device's assumptions own up to. Source: torch, the operating system.
 import os
 import platform
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
 import torch
 
 from plimsoll.serving.executors.torch.measure.attentions import attention_times
+from plimsoll.serving.executors.torch.measure.engine_overhead import engine_overhead
 from plimsoll.serving.executors.torch.measure.light_operators import (
     light_operators,
     sampling_operators,
 )
 from plimsoll.serving.executors.torch.measure.linears import linear_times
+from plimsoll.serving.executors.torch.measure.pass_check import check_passes, median_error
 from plimsoll.serving.executors.torch.measure.sizes import FULL, Sizes
 from plimsoll.serving.executors.torch.measure.stopwatch import Stopwatch
 from plimsoll.serving.executors.torch.measure.transfers import measured_rates
@@ -67,6 +70,8 @@ def measure_device(
     say("operators between the matrices")
     light = light_operators(sizes, kind, watch)
     sampling = sampling_operators(sizes, kind, watch)
+    say("the engine around a pass")
+    engine = engine_overhead(sizes, watch)
     say("copies, disk, collectives")
     rates = measured_rates(sizes, watch, folder)
     say("peaks")
@@ -80,7 +85,7 @@ def measure_device(
             bytes_per_s=rates.send_bytes_per_s.value,
             latency_s=rates.send_s.value,
         )
-    return Device(
+    whole = Device(
         name=name,
         vendor="measured",
         family="cpu" if on_cpu else "measured",
@@ -110,10 +115,20 @@ def measure_device(
                 )
             },
             rates=rates,
+            engine=engine,
             num_threads=torch.get_num_threads(),
             software=f"torch {torch.__version__}, Python {platform.python_version()}",
         ),
     )
+    say("whole passes against the clock")
+    points = check_passes(whole, dtype, sizes, watch, kind)
+    assert whole.measured is not None
+    checked = replace(
+        whole.measured.kernels[dtype],
+        pass_error_fraction=median_error(points),
+        num_passes=len(points),
+    )
+    return replace(whole, measured=replace(whole.measured, kernels={dtype: checked}))
 
 
 def _device_of(text: str) -> torch.device:
@@ -162,7 +177,7 @@ def _peak_flops_per_s(dtype: torch.dtype, watch: Stopwatch, sizes: Sizes) -> flo
         a = torch.randn(m, width, device=watch.device).to(dtype)
         b = torch.randn(n, width, device=watch.device).to(dtype)
         took_s = watch.time(lambda a=a, b=b: torch.nn.functional.linear(a, b), sizes.cell_s)
-        rates.append(2 * m * n * width / took_s.median_s)
+        rates.append(2 * m * n * width / took_s.call_s)
     return max(rates)
 
 

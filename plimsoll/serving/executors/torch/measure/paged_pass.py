@@ -9,13 +9,18 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from plimsoll.models.context import KvShape
+from plimsoll.models.context import Decoder, KvShape
 from plimsoll.serving.executors.torch.kv_store import KvStore
 from plimsoll.serving.executors.torch.messages import Work
+from plimsoll.serving.executors.torch.paged_context import PagedContext
+from plimsoll.serving.executors.torch.sampling.draw import draw
+from plimsoll.serving.executors.torch.sampling.rows import Row
+from plimsoll.serving.generation import SamplingParams
 
-__all__ = ["BLOCK_TOKENS", "num_blocks", "paged_store", "paged_work"]
+__all__ = ["BLOCK_TOKENS", "GREEDY", "PreparedPass", "num_blocks", "paged_store", "paged_work"]
 
 BLOCK_TOKENS = 16
+GREEDY = SamplingParams(temperature=0.0)
 _VOCABULARY = 200
 
 
@@ -50,3 +55,23 @@ def paged_store(
         if pages is not None:
             pages.normal_()
     return store
+
+
+class PreparedPass:
+    """A step's work on a model: call it to run the pass and draw, with all tables made before."""
+
+    def __init__(self, model: Decoder, store: KvStore, work: Sequence[Work]) -> None:
+        self._model = model
+        self._context = PagedContext(store, work)
+        device = store.device
+        self._tokens = torch.tensor([t for w in work for t in w.tokens], device=device)
+        self._positions = torch.cat(
+            [torch.arange(w.start, w.start + len(w.tokens), device=device) for w in work]
+        )
+        self._last = [end - 1 for _, end in self._context.bounds]
+        self._rows = [Row(params=GREEDY, index=0)] * len(work)
+
+    @torch.inference_mode()
+    def __call__(self) -> None:
+        hidden = self._model(self._tokens, self._positions, self._context)
+        draw(self._model.logits(hidden[self._last]), self._rows)

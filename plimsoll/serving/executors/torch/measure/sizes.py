@@ -15,6 +15,9 @@ class Sizes:
 
     ``heads`` are (query heads, KV heads, head width); ``chunks`` (new tokens, cached before);
     ``layers`` (hidden width, intermediate width, heads) whose light operators are timed.
+    ``nodes`` are the new tokens between which the cost of a prompt's pair is interpolated.
+    ``check_models`` are (hidden width, intermediate width, heads, layers, vocabulary) of models
+    that ``check_steps``, (chunks, contexts of decodes), are predicted and timed on.
     ``checks`` are (outputs, inputs, tokens) outside the linear table.
     """
 
@@ -26,9 +29,12 @@ class Sizes:
     batches: tuple[int, ...]
     contexts: tuple[int, ...]
     chunks: tuple[tuple[int, int], ...]
+    nodes: tuple[int, ...]
     layers: tuple[tuple[int, int, tuple[int, int, int]], ...]
     light_tokens: tuple[int, ...]
     vocabularies: tuple[int, ...]
+    check_models: tuple[tuple[int, int, tuple[int, int, int], int, int], ...]
+    check_steps: tuple[tuple[tuple[tuple[int, int], ...], tuple[int, ...]], ...]
     cell_s: float
     rounds: int
     copied_bytes: int
@@ -55,7 +61,8 @@ FULL = Sizes(
     batches=(1, 2, 4, 8, 16, 32),
     contexts=(32, 128, 512, 1500),
     chunks=((32, 0), (64, 0), (128, 0), (256, 0), (512, 0), (1024, 0), (32, 512), (64, 128),
-            (128, 1024), (256, 256), (512, 512), (64, 1500), (512, 1500)),
+            (128, 1024), (256, 256), (512, 512), (64, 1500), (512, 1500), (1024, 512)),
+    nodes=(64, 256, 512, 1024),
     layers=(
         (128, 512, (4, 4, 32)),
         (384, 1024, (6, 2, 64)),
@@ -64,8 +71,22 @@ FULL = Sizes(
     ),
     light_tokens=(1, 4, 16, 32, 64, 128, 512, 1024),
     vocabularies=(1024, 8192, 32768, 131072),
-    cell_s=0.02,
-    rounds=2,
+    check_models=(
+        (256, 704, (4, 2, 64), 4, 8192),
+        (512, 1408, (8, 4, 64), 8, 16384),
+        (1024, 2816, (16, 8, 64), 12, 32768),
+    ),
+    check_steps=(
+        (((64, 0),), ()), (((128, 0),), ()), (((256, 0),), ()), (((512, 0),), ()),
+        (((1024, 0),), ()), (((128, 512),), ()), (((256, 1024),), ()), (((100, 0), (200, 64)), ()),
+        ((), (100,)), ((), (1500,)), ((), (64, 128)), ((), (300,) * 3), ((), (200,) * 4),
+        ((), (32,) * 8), ((), (500, 600, 700, 800) * 2), ((), (100, 300, 500, 700) * 4),
+        ((), (1000,) * 16), ((), (64,) * 32), ((), (400,) * 32), ((), (1200,) * 32),
+        (((128, 0),), (200,) * 4), (((256, 256),), (300, 500) * 4), (((64, 0),), (800,) * 16),
+        (((480, 0),), (250,) * 32),
+    ),
+    cell_s=0.012,
+    rounds=3,
     copied_bytes=256 * 2**20,
     file_bytes=256 * 2**20,
     message_bytes=(8, 4096, 65536, 2**20, 2**24),
@@ -81,9 +102,12 @@ QUICK = Sizes(
     batches=(1, 2, 4),
     contexts=(16, 64),
     chunks=((8, 0), (16, 0), (32, 0), (8, 16), (16, 32), (32, 32)),
+    nodes=(8, 32),
     layers=((32, 64, (2, 1, 16)), (64, 160, (4, 4, 16)), (96, 128, (4, 2, 32))),
     light_tokens=(1, 8, 32),
     vocabularies=(256, 1024),
+    check_models=((64, 160, (4, 2, 16), 2, 512),),
+    check_steps=((((16, 0),), ()), ((), (32, 48)), (((8, 16),), (40,))),
     cell_s=0.002,
     rounds=1,
     copied_bytes=2**20,

@@ -31,7 +31,8 @@ class TinyLmAnswer:
         rows = (
             ("parameters", count_text(r.num_parameters)),
             ("trained on", f"{count_text(r.num_train_tokens)} tokens"),
-            ("steps", f"{r.steps:,} in {seconds_text(r.training_s)}, {r.threads} threads"),
+            ("steps", f"{r.steps:,} in {seconds_text(r.training_s)}"),
+            ("threads", f"{r.threads}"),
             ("held-out tokens", count_text(r.num_heldout_tokens)),
             ("held-out loss", f"{r.heldout_loss:.3f} nats/token"),
             ("held-out perplexity", f"{r.heldout_perplexity:.1f}"),

@@ -34,13 +34,9 @@ def corpus() -> Corpus:
 
 @pytest.fixture(scope="module")
 def folder(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of three steps on a part of the corpus, whose cache tests may change.
-
-    One thread, because two wait for each other on a machine that is busy with other tests.
-    """
+    """A model of three steps on a part of the corpus, whose cache tests may change."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tinylm, "read_corpus", lambda: corpus)
-        patch.setattr(tinylm, "NUM_THREADS", 1)
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         return tinylm.tiny_lm(steps=STEPS)
 
@@ -48,7 +44,6 @@ def folder(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def cache(folder: Path, corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(tinylm, "read_corpus", lambda: corpus)
-    monkeypatch.setattr(tinylm, "NUM_THREADS", 1)
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder.parents[2]))
     return folder
 

@@ -48,7 +48,7 @@ class AttentionPoint(NamedTuple):
 
 _ROUNDS = 8
 _RIM_FRACTION = 0.05
-_LEAST_STEPS = 8
+_LEAST_STEPS = 4
 _LEAST_S = 1e-9
 
 

@@ -190,8 +190,8 @@ class MeasuredRates:
 class EngineTimes:
     """What the serving engine spends beside the forward pass and sampling.
 
-    step_s + sequence_s * sequences + token_s * tokens in a step; ``request_s`` once a request,
-    between its arrival at an idle engine and its first step.
+    step_s + sequence_s * sequences + token_s * tokens in a step; ``request_s`` once a request:
+    taking it in and letting it go, beyond what its steps cost.
     """
 
     __pydantic_config__: ClassVar = PLAIN

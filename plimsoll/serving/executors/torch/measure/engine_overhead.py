@@ -8,9 +8,8 @@ end, less its one step. Leaves out: HTTP, tokenizing, swaps, several replicas.
 Source: runner.py and live_run.py of the torch executor.
 """
 
+import statistics
 import tempfile
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -40,6 +39,7 @@ from plimsoll.serving.executors.torch.worker import ProcessWorker, WorkerSetup
 from plimsoll.serving.generation import SamplingParams
 from plimsoll.serving.policies.chunked_prefill import ChunkedPrefillPolicy
 from plimsoll.serving.routers import LeastWorkPolicy
+from plimsoll.spec.errors import ExecutionError
 from plimsoll.spec.measured import EngineTimes
 
 __all__ = ["engine_overhead"]
@@ -49,16 +49,22 @@ _MAX_LEN = 2048
 _PROMPT_TOKENS = 24
 _OUTPUT_TOKENS = 32
 _WAIT_S = 60.0
+_CHUNKS = (64, 128, 256)
 _Step = tuple[int, int, float]
 """Sequences, tokens, seconds beside the pass."""
 
 
 def engine_overhead(sizes: Sizes, watch: Stopwatch) -> EngineTimes:
-    """Time the engine around passes; takes a few seconds."""
-    inside = _inside_worker(sizes, watch)
-    around, requests_s = _around_worker(sizes, watch)
-    # Both are lines in sequences and tokens: each point of one part is given the other's mean line.
+    """Time the engine around passes, on one thread: a few seconds."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        inside = _inside_worker(sizes, watch)
+        around, requests_s = _around_worker(sizes, watch)
+    finally:
+        torch.set_num_threads(threads)
     inner, outer = engine_times(inside, requests_s), engine_times(around, requests_s)
+    # Both are lines in sequences and tokens: each point of one part is given the other's line.
     both = [(n, t, s + _line(outer, n, t)) for n, t, s in inside]
     both += [(n, t, s + _line(inner, n, t)) for n, t, s in around]
     return engine_times(both, requests_s)
@@ -70,11 +76,10 @@ def _line(times: EngineTimes, sequences: int, tokens: int) -> float:
 
 def _inside_worker(sizes: Sizes, watch: Stopwatch) -> list[_Step]:
     model: Any = build(_CONFIG, dtype=torch.float32, device=watch.device)
-    chunks = max(sizes.chunks)[0]
     shapes: list[tuple[tuple[tuple[int, int], ...], tuple[int, ...]]] = [
         ((), (length,) * batch) for batch in sizes.batches for length in sizes.contexts[:2]
     ]
-    shapes += [(((new, 0),), ()) for new in (chunks // 4, chunks // 2, chunks)]
+    shapes += [(((new, 0),), ()) for new in _CHUNKS]
     found = []
     for prompt, contexts in shapes:
         blocks = num_blocks(prompt, contexts)
@@ -85,9 +90,12 @@ def _inside_worker(sizes: Sizes, watch: Stopwatch) -> list[_Step]:
         runner.step(StepWork(0, 0, known, work))
         bare = PreparedPass(model, store, work)
         step = StepWork(1, 0, [], work)
-        took_s = watch.time(lambda r=runner, s=step: r.step(s), 3 * sizes.cell_s).call_s
-        pass_s = watch.time(bare, 3 * sizes.cell_s).call_s
-        found.append((len(work), sum(len(w.tokens) for w in work), took_s - pass_s))
+        whole_s = pass_s = float("inf")
+        for _ in range(2 * sizes.rounds):
+            timing = watch.time(lambda r=runner, s=step: r.step(s), sizes.cell_s)
+            whole_s = min(whole_s, timing.call_s)
+            pass_s = min(pass_s, watch.time(bare, sizes.cell_s).call_s)
+        found.append((len(work), sum(len(w.tokens) for w in work), whole_s - pass_s))
     return found
 
 
@@ -125,6 +133,7 @@ def _around_worker(sizes: Sizes, watch: Stopwatch) -> tuple[list[_Step], list[fl
             block_tokens=BLOCK_TOKENS,
             dtype="fp32",
             device=str(watch.device),
+            num_threads=1,
         )
         taps: list[_BusyTimes] = []
 
@@ -135,51 +144,51 @@ def _around_worker(sizes: Sizes, watch: Stopwatch) -> tuple[list[_Step], list[fl
         run = LiveRun([spec], LeastWorkPolicy(), start, keep=True)
         run.start(_WAIT_S)
         try:
-            _serve(run, most, 4)  # warms up
-            lone = [_serve(run, 1, 1) for _ in range(8 * sizes.rounds)]
-            for batch in sizes.batches:
-                _serve(run, batch, _OUTPUT_TOKENS)
+            for batch in (most, *sizes.batches * 2):  # the first warms up
+                _serve(run, batch)
         finally:
             run.close()
-    return _read(run, taps[0].busy_s, lone)
+    return _read(run, taps[0].busy_s)
 
 
-def _serve(run: LiveRun, batch: int, num_outputs: int) -> float:
-    """Seconds from handing in a burst to the end of all of it."""
-    left, over = [batch], threading.Event()
-
-    def end(conversation: Conversation) -> None:
-        left[0] -= 1
-        if not left[0]:
-            over.set()
-
-    params = SamplingParams(temperature=0.0, max_tokens=num_outputs, ignore_eos=True)
-    start = time.perf_counter()
+def _serve(run: LiveRun, batch: int) -> None:
+    """A burst of ``batch`` requests, to its end."""
+    params = SamplingParams(temperature=0.0, max_tokens=_OUTPUT_TOKENS, ignore_eos=True)
     for i in range(batch):
         prompt = [(i + 3 * k) % 200 for k in range(_PROMPT_TOKENS)]
-        run.submit(Conversation(prompt, params, deliver=lambda token, logprobs: None, end=end))
-    over.wait(_WAIT_S)
-    took = time.perf_counter() - start
-    run.wait_idle(_WAIT_S)
-    return took
+        text = Conversation(prompt, params, deliver=lambda token, logprobs: None, end=_over)
+        run.submit(text)
+    if not run.wait_idle(_WAIT_S):
+        raise ExecutionError("calibrate: the engine did not finish a burst of requests in time")
 
 
-def _read(
-    run: LiveRun, busy_s: list[float], lone_s: list[float]
-) -> tuple[list[_Step], list[float]]:
+def _over(conversation: Conversation) -> None:
+    """Nothing is done with an answer."""
+
+
+def _read(run: LiveRun, busy_s: list[float]) -> tuple[list[_Step], list[float]]:
+    """Plain steps, the lower third of each kind, and the cost of a request by burst."""
     steps = run.record().steps
-    starts, durations = steps.start_s, steps.duration_s
-    sequences = steps.num_decodes + steps.prefill_seqs
-    tokens = steps.num_decodes + steps.prefill_tokens
-    whole = min(len(busy_s), len(starts))
-    found: dict[tuple[int, int], list[float]] = {}
-    alone = [i for i in range(whole) if tokens[i] == _PROMPT_TOKENS and sequences[i] == 1][
-        -len(lone_s) - 1 :
+    plain: dict[int, list[float]] = {}
+    begun: list[tuple[int, int, float]] = []
+    ended: list[tuple[int, int, float]] = []
+    for i in range(min(len(busy_s), len(steps)) - 1):
+        decodes, prompts = int(steps.num_decodes[i]), int(steps.prefill_seqs[i])
+        after = int(steps.num_decodes[i + 1])
+        left_s = float(steps.start_s[i + 1] - steps.start_s[i]) - busy_s[i]
+        if prompts and after == decodes + prompts:
+            begun.append((prompts, decodes + int(steps.prefill_tokens[i]), left_s))
+        elif not prompts and after == decodes:
+            plain.setdefault(decodes, []).append(left_s)
+        elif not prompts and 0 < after < decodes:
+            ended.append((decodes - after, decodes, left_s))
+    points = [(n, n, sorted(found)[len(found) // 3]) for n, found in plain.items()]
+    base = engine_times(points, [0.0])
+    costs = [
+        statistics.median(
+            max(left_s - _line(base, tokens, tokens), 0.0) / num for num, tokens, left_s in part
+        )
+        for part in (begun, ended)
+        if part
     ]
-    for i in range(whole - 1):
-        if steps.num_decodes[i] and starts[i + 1] - starts[i] < 2 * durations[i]:
-            key = (int(sequences[i]), int(tokens[i]))
-            found.setdefault(key, []).append(float(starts[i + 1] - starts[i]) - busy_s[i])
-    points = [(n, t, sorted(left)[len(left) // 3]) for (n, t), left in found.items()]
-    mean_s = float(sorted(durations[i] for i in alone)[len(alone) // 3])
-    return points, [max(took - mean_s, 0.0) for took in sorted(lone_s)[: len(lone_s) // 2 + 1]]
+    return points, [sum(costs)]

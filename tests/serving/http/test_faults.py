@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -342,6 +343,23 @@ def test_sigterm_drains() -> None:
     logged = [json.loads(line) for line in err.splitlines()]
     (line,) = [line for line in logged if line["message"] == "request"]
     assert line["status"] == 200 and line["output_tokens"] == 60
+
+
+def test_a_request_that_arrives_while_draining_is_sent_elsewhere() -> None:
+    """Its upload had begun before the signal; 503 says that another server may take it."""
+    process, url = start(20)
+    host, _, port = url.removeprefix("http://").rpartition(":")
+    body = json.dumps(ASK).encode()
+    head = "POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+    with socket.create_connection((host, int(port)), timeout=10) as sock:
+        sock.sendall(head.encode() + b"content-length: %d\r\n\r\n" % len(body) + body[:5])
+        time.sleep(0.2)
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.4)
+        sock.sendall(body[5:])
+        assert sock.recv(65_536).startswith(b"HTTP/1.1 503")
+    process.communicate(timeout=20)
+    assert process.returncode == 0
 
 
 def test_sigterm_does_not_wait_forever() -> None:

@@ -86,6 +86,12 @@ def test_body_size_without_a_length(tight: Live) -> None:
     assert sent < 10_000_000 and time.monotonic() - began_s < 5
 
 
+def test_an_announced_body_is_refused_before_it_is_sent(tight: Live) -> None:
+    with tight.connect() as sock:
+        sock.sendall(HEAD + b"content-length: 20001\r\n\r\n")
+        assert sock.recv(65_536).startswith(b"HTTP/1.1 413")
+
+
 def test_an_absurd_content_length(tight: Live) -> None:
     got, _ = rest(tight, HEAD + b"content-length: " + b"9" * 200 + b"\r\n\r\n")
     assert got.startswith((b"HTTP/1.1 413", b"HTTP/1.1 400"))

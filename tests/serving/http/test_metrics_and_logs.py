@@ -40,6 +40,18 @@ def scrape(live: Live) -> dict[str, float]:
     return found
 
 
+def request_records(
+    live: Live, caplog: pytest.LogCaptureFixture, count: int
+) -> list[logging.LogRecord]:
+    """Records of requests, which are written just after their answers."""
+
+    def found() -> list[logging.LogRecord]:
+        return [record for record in caplog.records if record.getMessage() == "request"]
+
+    assert live.engine.wait_for(lambda: len(found()) == count)
+    return found()
+
+
 def test_metrics_add_up(live: Live) -> None:
     for n in (1, 2):
         body = {**ASK, "n": n}
@@ -80,9 +92,8 @@ def test_a_clock_that_jumps_changes_no_number(
     monkeypatch.setattr(time, "time", lambda: float(next(now_s)))
     with caplog.at_level(logging.INFO, logger="plimsoll.serving.http"):
         answer = httpx.post(live.url + "/v1/completions", json=ASK, headers=HEADERS)
+        (record,) = request_records(live, caplog, 1)
     assert answer.status_code == 200
-    assert live.engine.wait_for(lambda: any(r.message == "request" for r in caplog.records))
-    (record,) = [record for record in caplog.records if record.message == "request"]
     assert 0 < record.fields["ttft_s"] <= record.fields["e2e_s"] < 60
 
 
@@ -115,7 +126,7 @@ def test_log_line_of_a_request(live: Live, caplog: pytest.LogCaptureFixture) -> 
         headers = {**HEADERS, "x-request-id": "r-1"}
         httpx.post(live.url + "/v1/completions?api_key=x", json=body, headers=headers)
         httpx.post(live.url + "/v1/completions", json={}, headers=HEADERS)
-    records = [record for record in caplog.records if record.message == "request"]
+        records = request_records(live, caplog, 2)
     texts = [JsonLines().format(record) for record in records]
     line, refused = (json.loads(text) for text in texts)
     assert (line["request_id"], line["key"], line["user"]) == ("r-1", "tester", "u-1")

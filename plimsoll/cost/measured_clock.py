@@ -27,6 +27,8 @@ from plimsoll.spec.model import Attention, DenseFfn, ModelSpec
 __all__ = ["MeasuredClock", "linear_s", "measured_clock", "shares"]
 
 _FOREVER = 2**62
+_LONGEST_CONTEXT = 2**24
+_KNOT_RATIO = 1.15
 
 
 def linear_s(
@@ -65,9 +67,9 @@ def _place(axis: Sequence[float], value: float) -> tuple[int, float]:
     return i, math.log(value / axis[i]) / math.log(axis[i + 1] / axis[i])
 
 
-def shares(nodes: Sequence[int], tokens: int) -> list[float]:
-    """How much each node counts at ``tokens``: linear in the logarithm, held at the ends."""
-    held = min(max(tokens, nodes[0]), nodes[-1])
+def shares(nodes: Sequence[float], amount: float) -> list[float]:
+    """How much each node counts at ``amount``: linear in the logarithm, held at the ends."""
+    held = min(max(amount, nodes[0]), nodes[-1])
     found = [0.0] * len(nodes)
     index, fraction = _place(nodes, held)
     found[index] = 1.0 - fraction
@@ -147,7 +149,7 @@ class MeasuredClock:
             matrices.update(_matrices(model.hidden_size, attention, ffn))
             heads, queries, cached = _widths(attention)
             self._attentions[heads, queries, cached] += 1
-            self._fixed_s += light.layer_s.value
+            self._fixed_s += light.layer_s.value + light.crowded_s.value
             self._token_s += (
                 light.hidden_value_s.value * model.hidden_size
                 + light.ffn_value_s.value * ffn.intermediate
@@ -188,7 +190,7 @@ class MeasuredClock:
         return self._rest_s(tokens, num_decodes + len(chunks)) + attention_s
 
     def decode_line(self, num_decodes: int, decode_context: int) -> tuple[float, float, int]:
-        """See ``StepClock``: straight between the ends of the caches, at a given batch."""
+        """See ``StepClock``: straight between knots of total context, at a given batch."""
         if num_decodes <= 0:
             return self._engine_s, 0.0, _FOREVER
         limit, base, slope = self._lines[bisect_left(self._limits, decode_context)]
@@ -276,19 +278,26 @@ def _context_lines(
     fit: DecodeTimes, attentions: Counter[tuple[int, int, int]]
 ) -> list[tuple[int, float, float]]:
     """(context up to which it holds, base seconds, seconds a token) of reading the caches."""
-    bends: list[tuple[int, float]] = []
-    slope = 0.0
-    for (heads, _, kept), count in attentions.items():
-        slope += count * (fit.score_s.value * heads + fit.kv_value_s.value * kept)
-        for knot, beyond in zip(fit.knots, fit.beyond_s, strict=True):
-            bends.append((max(1, round(knot / kept)), count * beyond.value * kept))
-    lines, base = [], 0.0
-    for limit, more in sorted(bends):
-        lines.append((limit, base, slope))
-        base -= more * limit
-        slope += more
-    lines.append((_FOREVER, base, slope))
-    return lines
+
+    def reading_s(context: int) -> float:
+        total = 0.0
+        for (heads, _, kept), count in attentions.items():
+            read = kept * context
+            parts = zip(shares(fit.nodes, read), fit.value_s, strict=True)
+            rate_s = sum(share * value.value for share, value in parts)
+            total += count * (fit.score_s.value * heads * context + rate_s * read)
+        return total
+
+    steps = int(math.log(_LONGEST_CONTEXT) / math.log(_KNOT_RATIO))
+    knots = sorted({round(_KNOT_RATIO**i) for i in range(steps)} | {_LONGEST_CONTEXT})
+    lines, low, low_s = [], 0, 0.0
+    for knot in knots:
+        high_s = max(reading_s(knot), low_s)
+        slope = (high_s - low_s) / (knot - low)
+        lines.append((knot, low_s - slope * low, slope))
+        low, low_s = knot, high_s
+    _, base, slope = lines.pop()
+    return [*lines, (_FOREVER, base, slope)]
 
 
 def _layers(model: ModelSpec, num_layers: int | None) -> list[tuple[Attention, DenseFfn]]:

@@ -82,21 +82,20 @@ def fit_products(
     return found, float(np.median(off))
 
 
-def decode_times(points: Sequence[AttentionPoint], knots: Sequence[float]) -> DecodeTimes:
-    """From decodes (new tokens: sequences; cached: context tokens of all) and the caches' ends."""
+def decode_times(points: Sequence[AttentionPoint], nodes: Sequence[float]) -> DecodeTimes:
+    """From decodes (new tokens: sequences; cached: context tokens of all) and nodes in values."""
     rows = []
     for p in points:
         read = p.kv_values * p.cached
-        beyond = [max(0.0, read - knot) for knot in knots]
-        rows.append([1, p.new, p.heads * p.cached, read, *beyond])
+        hats = [read * share for share in shares(nodes, read)]
+        rows.append([1, p.new, p.heads * p.cached, *hats])
     found, error = fit_products(rows, [p.seconds for p in points])
     return DecodeTimes(
         layer_s=found[0],
         sequence_s=found[1],
         score_s=found[2],
-        kv_value_s=found[3],
-        knots=tuple(knots),
-        beyond_s=tuple(found[4:]),
+        nodes=tuple(nodes),
+        value_s=tuple(found[3:]),
         error_fraction=error,
         num_points=len(points),
     )
@@ -140,6 +139,7 @@ def light_times(
     (step, step_value), _ = fit_products([(1, h * t) for h, t, _ in ends], [p[-1] for p in ends])
     return LightTimes(
         layer_s=layer,
+        crowded_s=Coefficient(value=0.0, error=0.0),
         hidden_value_s=hidden_value,
         ffn_value_s=ffn_value,
         query_value_s=query_value,

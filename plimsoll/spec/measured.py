@@ -70,18 +70,17 @@ class LinearTimes:
 class DecodeTimes:
     """Attention of one layer over paged keys and values, one token a sequence.
 
-    layer_s + sequence_s * sequences + score_s * query heads * context tokens + kv_value_s * v +
-    the sum of beyond_s[i] * max(0, v - knots[i]), where v is the cached values that all sequences
-    read: context tokens * KV heads * (key + value width). The knots are where caches end.
+    layer_s + sequence_s * sequences + score_s * query heads * context tokens + r * v, where v is
+    the cached values that all sequences read: context tokens * KV heads * (key + value width).
+    r is interpolated over the logarithm of v between ``nodes`` in ``value_s``, and held beyond.
     """
 
     __pydantic_config__: ClassVar = PLAIN
     layer_s: Coefficient
     sequence_s: Coefficient
     score_s: Coefficient
-    kv_value_s: Coefficient
-    knots: tuple[Positive, ...]
-    beyond_s: tuple[Coefficient, ...]
+    nodes: tuple[Positive, ...]
+    value_s: tuple[Coefficient, ...]
     error_fraction: NotNegative
     num_points: Count
 
@@ -113,13 +112,15 @@ class PrefillTimes:
 class LightTimes:
     """Operators of one layer between its matrices: norms, rotary, sums, the activation.
 
-    layer_s (launches, whatever the sizes) + tokens * (hidden_value_s * hidden width +
-    ffn_value_s * intermediate width + query_value_s * (query + KV values)). ``step_s`` and
-    ``step_value_s`` (a hidden value) are of the embedding and the last norm, once a step.
+    layer_s (launches, whatever the sizes) + crowded_s (what a layer takes more where matrices
+    stream past between its operators, from whole passes) + tokens * (hidden_value_s * hidden
+    width + ffn_value_s * intermediate width + query_value_s * (query + KV values)). ``step_s``
+    and ``step_value_s`` (a hidden value) are of the embedding and the last norm, once a step.
     """
 
     __pydantic_config__: ClassVar = PLAIN
     layer_s: Coefficient
+    crowded_s: Coefficient
     hidden_value_s: Coefficient
     ffn_value_s: Coefficient
     query_value_s: Coefficient

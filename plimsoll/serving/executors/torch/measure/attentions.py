@@ -22,8 +22,8 @@ from plimsoll.spec.measured import DecodeTimes, PrefillTimes
 __all__ = ["attention_times"]
 
 _MOST_LAYERS = 48
-_CACHE_PARTS = (32, 8, 2)
-"""Where the line of decodes bends: the last cache over these."""
+_CACHE_PARTS = (128, 32, 8, 4, 1)
+"""Where the cost of a cached value bends: a decode batch that reads the last cache over these."""
 
 
 @torch.inference_mode()
@@ -45,7 +45,7 @@ def attention_times(
         ) -> float:
             held = sum(sum(chunk) for chunk in chunks) + sum(contexts)
             held_bytes = held * 2 * kv_heads * head_dim * dtype.itemsize
-            forget = sizes.cache_multiple * cache_bytes
+            forget = sizes.cache_multiples[-1] * cache_bytes
             num_layers = max(1, min(_MOST_LAYERS, round(forget / held_bytes)))
             shape = KvShape(num_heads=kv_heads, key_dim=head_dim, value_dim=head_dim)
             shapes = dict.fromkeys(range(num_layers), shape)
@@ -72,5 +72,5 @@ def attention_times(
         for new, cached in sizes.chunks:
             took_s = time([(new, cached)], [])
             prefills.append(AttentionPoint(*widths, new, cached, took_s))
-    knots = [cache_bytes / dtype.itemsize / parts for parts in _CACHE_PARTS]
-    return decode_times(decodes, knots), prefill_times(prefills, sizes.nodes)
+    nodes = [cache_bytes / dtype.itemsize / parts for parts in _CACHE_PARTS]
+    return decode_times(decodes, nodes), prefill_times(prefills, sizes.nodes)

@@ -7,6 +7,8 @@ Leaves out: biases. Source: torch's own linear, as models call it.
 """
 
 import itertools
+import math
+import random
 import statistics
 
 import torch
@@ -22,6 +24,7 @@ __all__ = ["linear_times"]
 _READ_TOKENS = 64
 """Up to as many tokens, reading the weights may take longer than multiplying."""
 _HEAVY_ROUNDS = 2
+_MOST_PRODUCTS = 2**34
 
 
 class _Weights:
@@ -37,9 +40,10 @@ class _Weights:
     ) -> Timing:
         """One linear layer while ``cycled_bytes`` of weights pass between two uses of one."""
         size = outputs * inputs
-        fitting = int(min(cycled_bytes, self.flat.nbytes) / (size * self.dtype.itemsize))
+        fitting = math.ceil(cycled_bytes / (size * self.dtype.itemsize))
         copies = max(1, min(fitting, len(self.flat) // size))
-        weights = self.flat[: copies * size].view(copies, outputs, inputs).unbind()
+        weights = list(self.flat[: copies * size].view(copies, outputs, inputs).unbind())
+        random.Random(copies).shuffle(weights)  # in order, prefetching would run ahead
         x = torch.empty(tokens, inputs, dtype=self.dtype, device=self.watch.device).normal_()
         turn = 0
 
@@ -56,28 +60,37 @@ def linear_times(
     sizes: Sizes, dtype: torch.dtype, watch: Stopwatch, cache_bytes: float
 ) -> LinearTimes:
     """The table of ``sizes``, and its error at the shapes it leaves out."""
-    little = cache_bytes * sizes.cache_multiple / 12
-    much = cache_bytes * sizes.cache_multiple
+    steps = tuple(cache_bytes * multiple for multiple in sizes.cache_multiples)
+    much = steps[-1]
     largest = max(max(sizes.outputs) * max(sizes.inputs), max(n * k for n, k, _ in sizes.checks))
     weights = _Weights(largest, int(much), dtype, watch)
     cells: dict[tuple[float, int, int, int], float] = {}
     spreads: list[float] = []
+    carried: list[tuple[int, int, int]] = []
     for round_index in range(sizes.rounds):
         for outputs, inputs, tokens in itertools.product(sizes.outputs, sizes.inputs, sizes.tokens):
             heavy = tokens > _READ_TOKENS
             if heavy and round_index >= _HEAVY_ROUNDS:
                 continue
-            # One large matrix fills what stays in the cache; arithmetic hides where weights are.
-            alone = heavy or outputs * inputs * dtype.itemsize >= little
-            for cycled in (much,) if alone else (little, much):
+            if tokens * outputs * inputs > _MOST_PRODUCTS:
+                carried.append((outputs, inputs, tokens))
+                continue
+            # One large matrix fills a small share of the cache; arithmetic hides where weights are.
+            taken = [c for c in steps if not heavy and outputs * inputs * dtype.itemsize < c]
+            for cycled in {*taken, much}:
                 timing = weights.time(outputs, inputs, tokens, cycled, sizes.cell_s)
                 key = (cycled, outputs, inputs, tokens)
                 cells[key] = min(cells.get(key, timing.call_s), timing.call_s)
                 spreads.append(timing.spread_s / timing.call_s)
-            if alone:
-                cells[little, outputs, inputs, tokens] = cells[much, outputs, inputs, tokens]
+            for cycled in {*steps} - {*taken, much}:
+                cells[cycled, outputs, inputs, tokens] = cells[much, outputs, inputs, tokens]
+    for outputs, inputs, tokens in carried:
+        before = sizes.tokens[sizes.tokens.index(tokens) - 1]
+        for cycled in steps:
+            took_s = cells[cycled, outputs, inputs, before] * tokens / before
+            cells[cycled, outputs, inputs, tokens] = took_s
     table = LinearTimes(
-        cycled_bytes=(little, much),
+        cycled_bytes=steps,
         outputs=sizes.outputs,
         inputs=sizes.inputs,
         tokens=sizes.tokens,
@@ -86,14 +99,14 @@ def linear_times(
                 tuple(tuple(cells[c, o, i, t] for t in sizes.tokens) for i in sizes.inputs)
                 for o in sizes.outputs
             )
-            for c in (little, much)
+            for c in steps
         ),
         spread_fraction=statistics.median(spreads),
         error_fraction=0.0,
     )
     errors = []
     for outputs, inputs, tokens in sizes.checks:
-        for cycled in (little, much):
+        for cycled in (steps[0], much):
             took_s = min(
                 weights.time(outputs, inputs, tokens, cycled, sizes.cell_s).call_s
                 for _ in range(sizes.rounds)

@@ -21,7 +21,7 @@ from plimsoll.serving.executors.torch.measure.light_operators import (
     sampling_operators,
 )
 from plimsoll.serving.executors.torch.measure.linears import linear_times
-from plimsoll.serving.executors.torch.measure.pass_check import check_passes, median_error
+from plimsoll.serving.executors.torch.measure.pass_check import check_passes, crowding, median_error
 from plimsoll.serving.executors.torch.measure.sizes import FULL, Sizes
 from plimsoll.serving.executors.torch.measure.stopwatch import Stopwatch
 from plimsoll.serving.executors.torch.measure.transfers import measured_rates
@@ -33,6 +33,7 @@ from plimsoll.spec.measured import LinearTimes, Measured, MeasuredKernels
 __all__ = ["measure_device"]
 
 _TORCH = {DType.FP32: torch.float32, DType.BF16: torch.bfloat16}
+_BUSY_FRACTION = 0.25
 _ASSUMED_CACHE_BYTES = 32 * 2**20
 
 
@@ -59,6 +60,11 @@ def measure_device(
     assumptions = [
         "power: not measured; 1 W at full load stands in, so ignore energy and cost a watt",
     ]
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    if load > _BUSY_FRACTION * (os.cpu_count() or 1):
+        assumptions.append(
+            f"other programs ran before the measurement (load {load:.1f}): measure again when idle"
+        )
     cache_bytes, assumed = _cache_bytes(found)
     if assumed:
         assumptions.append(assumed)
@@ -121,14 +127,24 @@ def measure_device(
         ),
     )
     say("whole passes against the clock")
-    points = check_passes(whole, dtype, sizes, watch, kind)
-    assert whole.measured is not None
-    checked = replace(
-        whole.measured.kernels[dtype],
-        pass_error_fraction=median_error(points),
-        num_passes=len(points),
+    crowded = crowding(whole, dtype, sizes, watch, kind)
+    whole = _with_kernels(
+        whole, dtype, lambda k: replace(k, light=replace(k.light, crowded_s=crowded))
     )
-    return replace(whole, measured=replace(whole.measured, kernels={dtype: checked}))
+    points = check_passes(whole, dtype, sizes, watch, kind)
+    return _with_kernels(
+        whole,
+        dtype,
+        lambda k: replace(k, pass_error_fraction=median_error(points), num_passes=len(points)),
+    )
+
+
+def _with_kernels(
+    device: Device, dtype: DType, change: Callable[[MeasuredKernels], MeasuredKernels]
+) -> Device:
+    assert device.measured is not None
+    kernels = {**device.measured.kernels, dtype: change(device.measured.kernels[dtype])}
+    return replace(device, measured=replace(device.measured, kernels=kernels))
 
 
 def _device_of(text: str) -> torch.device:

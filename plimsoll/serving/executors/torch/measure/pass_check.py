@@ -1,8 +1,10 @@
-"""The clock made from the measurements against whole forward passes of models it never saw.
+"""The clock made from the measurements against whole forward passes.
 
-Random Llamas of three shapes run prompt chunks, decode batches and mixed steps through the
-engine's own paged context; each is timed and predicted from the hardware file and the shapes.
-Leaves out: the engine around the pass. Source: cost/measured_clock.py.
+Random Llamas run prompt chunks, decode batches and mixed steps through the engine's own paged
+context; each is timed and predicted from the hardware file and the shapes. On the first models
+one coefficient is found, what a layer takes more in a whole pass than its parts alone; on others,
+which no coefficient saw, the clock is checked. Leaves out: the engine around the pass.
+Source: cost/measured_clock.py.
 """
 
 import statistics
@@ -21,13 +23,14 @@ from plimsoll.serving.executors.torch.measure.paged_pass import (
     paged_store,
     paged_work,
 )
-from plimsoll.serving.executors.torch.measure.sizes import Sizes
+from plimsoll.serving.executors.torch.measure.sizes import ModelSizes, Sizes, StepSizes
 from plimsoll.serving.executors.torch.measure.stopwatch import Stopwatch
 from plimsoll.spec.dtype import DType
 from plimsoll.spec.hardware import Device
 from plimsoll.spec.hf.config import model_from_config
+from plimsoll.spec.measured import Coefficient
 
-__all__ = ["PassPoint", "check_passes", "median_error"]
+__all__ = ["PassPoint", "check_passes", "crowding", "median_error"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,18 +59,42 @@ def check_passes(
     device: Device, dtype: DType, sizes: Sizes, watch: Stopwatch, kind: torch.dtype
 ) -> list[PassPoint]:
     """Time and predict every pass of ``sizes.check_models`` and ``sizes.check_steps``."""
+    return _passes(device, dtype, sizes, watch, kind, sizes.check_models, sizes.check_steps)
+
+
+def crowding(
+    device: Device, dtype: DType, sizes: Sizes, watch: Stopwatch, kind: torch.dtype
+) -> Coefficient:
+    """Seconds a layer takes more in decode steps of ``sizes.probe_models`` than its parts."""
+    points = _passes(device, dtype, sizes, watch, kind, sizes.probe_models, sizes.probe_steps)
+    layers = {f"{n}x{hidden}": n for hidden, _, _, n, _ in sizes.probe_models}
+    more_s = sorted((p.measured_s - p.predicted_s) / layers[p.model] for p in points)
+    low, middle, high = (more_s[len(more_s) * i // 4] for i in (1, 2, 3))
+    return Coefficient(value=max(0.0, middle), error=(high - low) / 2)
+
+
+def _passes(
+    device: Device,
+    dtype: DType,
+    sizes: Sizes,
+    watch: Stopwatch,
+    kind: torch.dtype,
+    models: Sequence[ModelSizes],
+    steps: Sequence[StepSizes],
+) -> list[PassPoint]:
     points = []
-    for hidden, intermediate, heads, layers, vocabulary in sizes.check_models:
+    for hidden, intermediate, heads, layers, vocabulary in models:
         config = llama_config(hidden, intermediate, heads, layers=layers, vocabulary=vocabulary)
         spec = model_from_config(dict(config), name=f"{layers}x{hidden}", where="check")
         clock = measured_clock(spec, device, dtype=dtype, forward_only=True)
         model: Any = build(config, dtype=kind, device=watch.device)
-        for chunks, contexts in sizes.check_steps:
+        for chunks, contexts in steps:
             blocks = num_blocks(chunks, contexts)
             store = paged_store(model.kv_shapes, blocks, kind, watch.device)
             run = PreparedPass(model, store, paged_work(chunks, contexts))
             took_s = min(
-                watch.time(run, 4 * sizes.cell_s, least=3).call_s for _ in range(sizes.rounds)
+                watch.time(run, 3 * sizes.cell_s, least=3).call_s
+                for _ in range(min(2, sizes.rounds))
             )
             points.append(
                 PassPoint(

@@ -40,6 +40,11 @@ CASES: dict[str, dict[str, Any]] = {
         "attention_bias": True,
         "tie_word_embeddings": True,
     },
+    "no convolution bias": {
+        "mamba_conv_bias": False,
+        "mamba_d_conv": 3,
+        "attn_layer_indices": [0, 2],
+    },
 }
 
 

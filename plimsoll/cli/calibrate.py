@@ -18,7 +18,7 @@ def calibrate(
     quiet: Quiet = False,
     json: Json = False,
 ) -> None:
-    """Measure this machine into a hardware file that every verb takes."""
+    """Measure this machine into a hardware file."""
     import sys
 
     from plimsoll.api.calibrate import calibrate as run_calibrate

@@ -62,13 +62,15 @@ def server(folder: Path) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
             address = found.group(1)
             break
     assert address, "the server did not start"
-    threading.Thread(target=lambda: [None for _ in lines], daemon=True).start()
+    reader = threading.Thread(target=lambda: [None for _ in lines], daemon=True)
+    reader.start()
     try:
         yield address, process
     finally:
         if process.poll() is None:
             process.kill()
         process.wait(30)
+        reader.join(30)
         lines.close()
 
 

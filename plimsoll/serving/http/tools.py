@@ -98,6 +98,12 @@ def _call(value: Any, names: set[str]) -> ToolCall | None:
 
 def parse_tool_calls(text: str, names: set[str]) -> tuple[str | None, list[ToolCall]]:
     """(text around the calls or None, calls) of a finished output."""
+    kept, calls = _split(text, names)
+    return (kept.strip() or None if calls else text), calls
+
+
+def _split(text: str, names: set[str]) -> tuple[str, list[ToolCall]]:
+    """(text around the calls with its white space, calls); all of it where nothing is called."""
     if OPEN in text:
         before, *pieces = text.split(OPEN)
         calls, kept = [], [before]
@@ -108,7 +114,7 @@ def parse_tool_calls(text: str, names: set[str]) -> tuple[str | None, list[ToolC
                 return text, []
             calls.append(call)
             kept.append(after)
-        return "".join(kept).strip() or None, calls
+        return "".join(kept), calls
     before, mark, body = "", "", text
     for tag in (PYTHON_TAG, MISTRAL_TAG):
         if tag in text:
@@ -120,7 +126,7 @@ def parse_tool_calls(text: str, names: set[str]) -> tuple[str | None, list[ToolC
     calls = [call for call in found if call is not None]
     if not calls or len(calls) < len(found):
         return text, []
-    return before.strip() or None, calls
+    return before, calls
 
 
 class ToolText:
@@ -151,8 +157,7 @@ class ToolText:
 
     def finish(self) -> tuple[str, list[ToolCall]]:
         """(text that was held back and is no call, calls)."""
-        text, calls = parse_tool_calls(self._held, self._names)
-        return text or "", calls
+        return _split(self._held, self._names)
 
     def _mark_at(self) -> int:
         """Where a mark starts, or may start at the end of what is held; else its length."""

@@ -98,6 +98,7 @@ class LocalWorker:
         self._runner = runner
         self._answer = answer
         self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._num_threads = torch.get_num_threads()
         self._thread = threading.Thread(target=self._work, name="worker", daemon=True)
         self._thread.start()
         answer(Ready(os.getpid()))
@@ -112,6 +113,7 @@ class LocalWorker:
         self._thread.join(timeout=30)
 
     def _work(self) -> None:
+        torch.set_num_threads(self._num_threads)  # OpenMP keeps the count thread by thread
         while (message := self._queue.get()) is not None:
             try:
                 result = _handle(self._runner, message)

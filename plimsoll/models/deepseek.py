@@ -44,6 +44,10 @@ __all__ = [
 _LATENT_EPS = 1e-6  # of the norms inside attention, whatever the configuration says
 
 
+class _LatentUp(nn.Linear):
+    """From the latent to every head's keys and values; read half by half, never as one product."""
+
+
 class LatentAttention(nn.Module):
     """Attention of layer ``index``; the number of heads is read from the projections."""
 
@@ -74,7 +78,7 @@ class LatentAttention(nn.Module):
             self.q_proj = nn.Linear(hidden, heads * q_dim, bias=False)
         self.kv_a_proj_with_mqa = nn.Linear(hidden, shape.key_dim, bias=bias)
         self.kv_a_layernorm = RmsNorm(shape.latent_dim, _LATENT_EPS)
-        self.kv_b_proj = nn.Linear(
+        self.kv_b_proj = _LatentUp(
             shape.latent_dim, heads * (self.nope_dim + self.v_dim), bias=False
         )
         self.o_proj = nn.Linear(heads * self.v_dim, hidden, bias=bias)

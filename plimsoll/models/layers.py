@@ -53,11 +53,11 @@ class RmsNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Over the last dim, which is as long as the weight."""
+        if not self.one_plus:
+            return functional.rms_norm(x, self.weight.shape, self.weight, self.eps)
         wide = x.float()
         wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
-        if self.one_plus:
-            return (wide * (1.0 + self.weight.float())).to(x.dtype)
-        return self.weight * wide.to(x.dtype)
+        return (wide * (1.0 + self.weight.float())).to(x.dtype)
 
 
 class GatedMlp(nn.Module):

@@ -14,11 +14,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch import nn
 
 from plimsoll.models.loading import load
+from plimsoll.models.packed import pack_linears
 from plimsoll.serving.executors.torch.kv_store import KvStore
 from plimsoll.serving.executors.torch.messages import (
     Embed,
@@ -62,6 +64,7 @@ def make_runner(setup: WorkerSetup) -> Runner:
     device = torch.device(setup.device)
     model = load(setup.folder, dtype=_DTYPES[setup.dtype] if setup.dtype else None, device=device)
     dtype = next(model.parameters()).dtype  # type: ignore[attr-defined]
+    pack_linears(cast(nn.Module, model))
     store = KvStore(
         model.kv_shapes,
         num_blocks=setup.num_blocks,

@@ -19,6 +19,7 @@ import torch
 from plimsoll.cost.clock import LinearClock
 from plimsoll.cost.measured_fit import engine_times
 from plimsoll.models.loading import build, save
+from plimsoll.models.packed import pack_linears
 from plimsoll.serving.executors.coordinator import InstanceSpec
 from plimsoll.serving.executors.torch.engine import Conversation
 from plimsoll.serving.executors.torch.live_run import LiveRun
@@ -76,6 +77,7 @@ def _line(times: EngineTimes, sequences: int, tokens: int) -> float:
 
 def _inside_worker(sizes: Sizes, watch: Stopwatch) -> list[_Step]:
     model: Any = build(_CONFIG, dtype=torch.float32, device=watch.device)
+    pack_linears(model)
     shapes: list[tuple[tuple[tuple[int, int], ...], tuple[int, ...]]] = [
         ((), (length,) * batch) for batch in sizes.batches for length in sizes.contexts[:2]
     ]

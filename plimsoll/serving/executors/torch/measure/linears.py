@@ -1,9 +1,9 @@
 """Linear layers timed over a table of widths and tokens, with weights in and out of the caches.
 
-Weights are slices of one large buffer, taken in turn, so that a set number of bytes passes
-between two uses of one: a third of the last cache (it holds them), or four times it (it does
-not). Each entry is the least of a few rounds, since other programs only add time.
-Leaves out: biases. Source: torch's own linear, as models call it.
+Weights are taken in turn, so that a set number of bytes passes between two uses of one: a third
+of the last cache (it holds them), or four times it (it does not). Each entry is the least of a few
+rounds, since other programs only add time.
+Leaves out: biases. Source: linear layers as the engine runs them, packed on a CPU.
 """
 
 import itertools
@@ -12,9 +12,10 @@ import random
 import statistics
 
 import torch
-from torch.nn import functional
+from torch import Tensor, nn
 
 from plimsoll.cost.measured_clock import linear_s
+from plimsoll.models.packed import pack_linears
 from plimsoll.serving.executors.torch.measure.sizes import Sizes
 from plimsoll.serving.executors.torch.measure.stopwatch import Stopwatch, Timing
 from plimsoll.spec.measured import LinearTimes
@@ -28,31 +29,48 @@ _MOST_PRODUCTS = 2**34
 
 
 class _Weights:
-    """A buffer of random numbers that matrices are cut from."""
+    """Layers with random weights, up to so many bytes of them; the last sets are kept."""
 
-    def __init__(self, largest: int, cycled: int, dtype: torch.dtype, watch: Stopwatch) -> None:
+    def __init__(self, dtype: torch.dtype, watch: Stopwatch) -> None:
         self.watch, self.dtype = watch, dtype
-        size = max(largest, cycled // dtype.itemsize)
-        self.flat = torch.empty(size, dtype=dtype, device=watch.device).uniform_(-0.03, 0.03)
+        self._kept: dict[tuple[int, int, int], nn.ModuleList] = {}
+
+    def _layers(self, outputs: int, inputs: int, copies: int) -> nn.ModuleList:
+        key = (outputs, inputs, copies)
+        if key not in self._kept:
+            if self._kept and next(iter(self._kept))[:2] != key[:2]:
+                self._kept.clear()
+            size = outputs * inputs
+            flat = torch.empty(size * copies, dtype=self.dtype, device=self.watch.device)
+            weights = list(flat.uniform_(-0.03, 0.03).view(copies, outputs, inputs).unbind())
+            random.Random(copies).shuffle(weights)  # in order, prefetching would run ahead
+            layers = nn.ModuleList(_linear(weight) for weight in weights)
+            pack_linears(layers)
+            self._kept[key] = layers
+        return self._kept[key]
 
     def time(
         self, outputs: int, inputs: int, tokens: int, cycled_bytes: float, budget_s: float
     ) -> Timing:
         """One linear layer while ``cycled_bytes`` of weights pass between two uses of one."""
-        size = outputs * inputs
-        fitting = math.ceil(cycled_bytes / (size * self.dtype.itemsize))
-        copies = max(1, min(fitting, len(self.flat) // size))
-        weights = list(self.flat[: copies * size].view(copies, outputs, inputs).unbind())
-        random.Random(copies).shuffle(weights)  # in order, prefetching would run ahead
+        copies = math.ceil(cycled_bytes / (outputs * inputs * self.dtype.itemsize))
+        layers = list(self._layers(outputs, inputs, max(1, copies)))
         x = torch.empty(tokens, inputs, dtype=self.dtype, device=self.watch.device).normal_()
         turn = 0
 
         def call() -> None:
             nonlocal turn
-            functional.linear(x, weights[turn])
-            turn = turn + 1 if turn + 1 < copies else 0
+            layers[turn](x)
+            turn = turn + 1 if turn + 1 < len(layers) else 0
 
         return self.watch.time(call, budget_s)
+
+
+def _linear(weight: Tensor) -> nn.Linear:
+    with torch.device("meta"):
+        layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
+    layer.weight = nn.Parameter(weight, requires_grad=False)
+    return layer
 
 
 @torch.inference_mode()
@@ -62,8 +80,7 @@ def linear_times(
     """The table of ``sizes``, and its error at the shapes it leaves out."""
     steps = tuple(cache_bytes * multiple for multiple in sizes.cache_multiples)
     much = steps[-1]
-    largest = max(max(sizes.outputs) * max(sizes.inputs), max(n * k for n, k, _ in sizes.checks))
-    weights = _Weights(largest, int(much), dtype, watch)
+    weights = _Weights(dtype, watch)
     cells: dict[tuple[float, int, int, int], float] = {}
     spreads: list[float] = []
     carried: list[tuple[int, int, int]] = []

@@ -16,6 +16,7 @@ import torch
 
 from plimsoll.cost.measured_clock import measured_clock
 from plimsoll.models.loading import build
+from plimsoll.models.packed import pack_linears
 from plimsoll.serving.executors.torch.measure.light_operators import llama_config
 from plimsoll.serving.executors.torch.measure.paged_pass import (
     PreparedPass,
@@ -88,6 +89,7 @@ def _passes(
         spec = model_from_config(dict(config), name=f"{layers}x{hidden}", where="check")
         clock = measured_clock(spec, device, dtype=dtype, forward_only=True)
         model: Any = build(config, dtype=kind, device=watch.device)
+        pack_linears(model)
         for chunks, contexts in steps:
             blocks = num_blocks(chunks, contexts)
             store = paged_store(model.kv_shapes, blocks, kind, watch.device)

@@ -25,7 +25,7 @@ from plimsoll.models.loading import build, save
 from plimsoll.serving.executors.coordinator import InstanceSpec
 from plimsoll.serving.executors.torch.engine import Conversation
 from plimsoll.serving.executors.torch.live_run import LiveRun
-from plimsoll.serving.executors.torch.worker import LocalWorker, WorkerSetup, make_runner
+from plimsoll.serving.executors.torch.worker import ProcessWorker, WorkerSetup
 from plimsoll.serving.generation import SamplingParams
 from plimsoll.serving.policies import ChunkedPrefillPolicy
 from plimsoll.serving.routers import LeastWorkPolicy
@@ -75,11 +75,15 @@ def requests(num: int, seed: int) -> list[tuple[list[int], int]]:
 
 
 class Ours:
-    """The engine, in this process, and what it did."""
+    """The engine, its worker in a process of its own as ``plimsoll serve`` runs it."""
 
     def __init__(self, folder: Path, device: str, num_seqs: int = IN_FLIGHT) -> None:
-        runner = make_runner(
-            WorkerSetup(folder=folder, num_blocks=BLOCKS, block_tokens=16, device=device)
+        setup = WorkerSetup(
+            folder=folder,
+            num_blocks=BLOCKS,
+            block_tokens=16,
+            device=device,
+            num_threads=torch.get_num_threads(),
         )
         spec = InstanceSpec(
             clock=LinearClock(),
@@ -89,7 +93,7 @@ class Ours:
             max_model_len=4096,
         )
         self.run = LiveRun(
-            [spec], LeastWorkPolicy(), lambda i, answer: LocalWorker(runner, answer), keep=True
+            [spec], LeastWorkPolicy(), lambda i, answer: ProcessWorker(setup, answer), keep=True
         )
         self.run.start()
 

@@ -15,6 +15,7 @@ from torch.nn import functional
 from plimsoll.models.context import Context, KvShape
 from plimsoll.models.dimensions import Dimensions
 from plimsoll.models.layers import RmsNorm
+from plimsoll.models.rope import Rotary
 
 __all__ = ["DecoderStack", "parameter_count"]
 
@@ -46,6 +47,7 @@ class DecoderStack(nn.Module):
         self.softcap = softcap
         self.embed_tokens = nn.Embedding(dims.vocab_size, dims.hidden)
         self.layers = nn.ModuleList(layers)
+        self._rotaries = {m: None for m in self.layers.modules() if isinstance(m, Rotary)}
         self.norm = RmsNorm(dims.hidden, dims.eps, one_plus=one_plus)
         self.lm_head = None if dims.tied else nn.Linear(dims.hidden, dims.vocab_size, bias=False)
 
@@ -73,6 +75,8 @@ class DecoderStack(nn.Module):
 
     def forward(self, tokens_T: Tensor, positions_T: Tensor, context: Context) -> Tensor:
         """[T, C]: ``embed``, all layers, ``finish``."""
+        for module in self._rotaries:
+            module.forget()
         hidden_TC = self.embed(tokens_T)
         for layer in self.layers:
             hidden_TC = layer(hidden_TC, positions_T, context)

@@ -33,7 +33,6 @@ __all__ = [
     "Rotary",
     "frequencies",
     "read_rope",
-    "rotate",
     "set_max_length",
     "yarn_mscale",
 ]
@@ -77,49 +76,77 @@ class Rotary(nn.Module):
         self.interleaved = interleaved
         inv_freq, self.scale = frequencies(settings)
         self.register_buffer("inv_freq", inv_freq, persistent=False)
+        self._turns: _Turns | None = None
 
     def set_max_length(self, max_length: int) -> None:
         """Take the angles of a sequence of ``max_length`` tokens; see the top of this file."""
         inv_freq, self.scale = frequencies(self.settings, max_length=max_length)
+        self._turns = None
         self.inv_freq = inv_freq.to(self.inv_freq.device)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Rotary":
         """Follow moves between devices, but stay in float32: half precision blurs positions."""
         exact = self.inv_freq
+        self._turns = None
         super()._apply(fn, recurse)
         self.inv_freq = exact.to(self.inv_freq.device)
         return self
 
-    def cos_sin(self, positions_T: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Cosine and sine [T, R/2], computed in float32, as ``dtype``."""
+    def turns(self, positions_T: Tensor, dtype: torch.dtype) -> "_Turns":
+        """The turns of a pass, made at its first layer and kept until other positions come.
+
+        ``positions_T`` is not to be changed in place between the layers of a pass.
+        """
+        kept = self._turns
+        if kept is None or kept.positions_T is not positions_T or kept.cos.dtype != dtype:
+            kept = self._turns = self._make(positions_T, dtype)
+        return kept
+
+    def forget(self) -> None:
+        """A new pass begins."""
+        self._turns = None
+
+    def _make(self, positions_T: Tensor, dtype: torch.dtype) -> "_Turns":
         angles_TR = positions_T[:, None].float() * self.inv_freq
-        return (angles_TR.cos() * self.scale).to(dtype), (angles_TR.sin() * self.scale).to(dtype)
+        cos = (angles_TR.cos() * self.scale).to(dtype)[:, None]
+        sin = (angles_TR.sin() * self.scale).to(dtype)[:, None]
+        if self.interleaved:
+            return _Turns(positions_T, cos, sin)
+        return _Turns(positions_T, torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1))
 
     def forward(self, q_THD: Tensor, k_TKD: Tensor, positions_T: Tensor) -> tuple[Tensor, Tensor]:
         """``q_THD`` and ``k_TKD``, turned."""
-        cos, sin = self.cos_sin(positions_T, q_THD.dtype)
-        return (
-            rotate(q_THD, cos, sin, interleaved=self.interleaved),
-            rotate(k_TKD, cos, sin, interleaved=self.interleaved),
-        )
+        turns = self.turns(positions_T, q_THD.dtype)
+        turn = _turn_neighbors if self.interleaved else _turn_halves
+        return turn(q_THD, turns.cos, turns.sin), turn(k_TKD, turns.cos, turns.sin)
 
 
-def rotate(x_THD: Tensor, cos_TR: Tensor, sin_TR: Tensor, *, interleaved: bool = False) -> Tensor:
-    """Turn the first R numbers of each head; the rest pass. Cosine and sine are [T, R/2]."""
-    half = cos_TR.shape[-1]
-    cos, sin = cos_TR[:, None], sin_TR[:, None]
-    turned, rest = x_THD[..., : 2 * half], x_THD[..., 2 * half :]
-    if interleaved:
-        first, second = turned[..., 0::2], turned[..., 1::2]
-    else:
-        first, second = turned[..., :half], turned[..., half:]
-    new_first = first * cos - second * sin
-    new_second = second * cos + first * sin
-    if interleaved:
-        out = torch.stack([new_first, new_second], dim=-1).flatten(-2)
-        return torch.cat([out, rest], dim=-1) if rest.shape[-1] else out
-    parts = [new_first, new_second, rest] if rest.shape[-1] else [new_first, new_second]
-    return torch.cat(parts, dim=-1)
+@dataclass(frozen=True, slots=True)
+class _Turns:
+    """Cosines and sines of a pass, computed in float32: [T, 1, R/2] where pairs are neighbors,
+    else [T, 1, R], the first half of the sines negative."""
+
+    positions_T: Tensor
+    cos: Tensor
+    sin: Tensor
+
+
+def _turn_halves(x_THD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Pairs are (i, i + R/2) of the first R numbers of each head; the rest pass."""
+    width = cos.shape[-1]
+    whole = width == x_THD.shape[-1]
+    turned = x_THD if whole else x_THD[..., :width]
+    out = torch.addcmul(turned * cos, turned.roll(width // 2, -1), sin)
+    return out if whole else torch.cat([out, x_THD[..., width:]], dim=-1)
+
+
+def _turn_neighbors(x_THD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Pairs are (0, 1), (2, 3), ... of the first R numbers of each head; the rest pass."""
+    width = 2 * cos.shape[-1]
+    first, second = x_THD[..., 0:width:2], x_THD[..., 1:width:2]
+    pairs = [first * cos - second * sin, second * cos + first * sin]
+    out = torch.stack(pairs, dim=-1).flatten(-2)
+    return out if width == x_THD.shape[-1] else torch.cat([out, x_THD[..., width:]], dim=-1)
 
 
 def set_max_length(model: nn.Module, max_length: int) -> None:

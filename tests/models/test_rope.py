@@ -15,7 +15,6 @@ from plimsoll.models.rope import (
     Rotary,
     frequencies,
     read_rope,
-    rotate,
     set_max_length,
     yarn_mscale,
 )
@@ -183,10 +182,22 @@ def test_interleaved_pairs_are_complex_numbers() -> None:
 def test_layouts_differ_by_an_order_of_numbers() -> None:
     torch.manual_seed(0)
     x_THD = torch.randn(5, 2, 8)
-    cos, sin = Rotary(settings()).cos_sin(torch.arange(5), torch.float32)
+    at = torch.arange(5)
     order = [0, 2, 4, 6, 1, 3, 5, 7]
-    neighbors = rotate(x_THD, cos, sin, interleaved=True)[..., order]
-    assert torch.allclose(neighbors, rotate(x_THD[..., order], cos, sin))
+    neighbors, _ = Rotary(settings(), interleaved=True)(x_THD, x_THD, at)
+    halves, _ = Rotary(settings())(x_THD[..., order], x_THD[..., order], at)
+    assert torch.allclose(neighbors[..., order], halves)
+
+
+def test_other_positions_turn_otherwise() -> None:
+    """What is kept from one pass is not given to the next."""
+    x_THD = torch.ones(3, 1, 8)
+    rotary = Rotary(settings())
+    first, _ = rotary(x_THD, x_THD, torch.arange(3))
+    other, _ = rotary(x_THD, x_THD, torch.arange(1, 4))
+    assert torch.equal(first[1:], other[:-1])
+    assert not torch.equal(first, other)
+    assert rotary(x_THD.bfloat16(), x_THD, torch.arange(3))[0].dtype == torch.bfloat16
 
 
 def test_angles_stay_exact_in_half_precision() -> None:

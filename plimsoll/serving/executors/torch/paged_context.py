@@ -27,9 +27,10 @@ _Decode = tuple[int, int, Sequence[int]]
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """``places_S`` in the pass, block numbers [S, pages], ``bias`` [S, 1, 1, m] or None."""
+    """``places_S`` in the pass (None: the group is the pass, in order), block numbers [S, pages],
+    ``bias`` [S, 1, 1, m] or None."""
 
-    places_S: Tensor
+    places_S: Tensor | None
     tables: Tensor
     bias: Tensor | None
 
@@ -90,6 +91,9 @@ class PagedContext:
             values[self._new_blocks, :, self._new_offsets] = v_TKE.to(values.dtype)
         width = latent_dim if values is None else values.shape[-1]
         heads = keys.shape[1]
+        groups = self._grouped(window, heads)
+        if len(groups) == 1 and groups[0][0].places_S is None:
+            return self._decoded(layer, q_THD, groups[0], scale, softcap, sinks, latent_dim)
         out = q_THD.new_empty(q_THD.shape[0], q_THD.shape[1], width)
         for first, last, total, numbers in self._chunks:
             if last - first == total:
@@ -106,19 +110,35 @@ class PagedContext:
             out[first:last] = attend_chunk(
                 q_THD[first:last], k, v, scale=scale, window=window, softcap=softcap, sinks=sinks
             )
-        for group, pairs in self._grouped(window, heads):
-            seqs = len(group.places_S)
-            k = store.gather(keys, pairs, "k").view(seqs * heads, -1, keys.shape[3])
-            v = (
-                k[..., :latent_dim]
-                if values is None
-                else store.gather(values, pairs, "v").view(seqs * heads, -1, width)
-            )
-            q = q_THD[group.places_S]
-            out[group.places_S] = _decode(
-                q, k, v, group.bias, scale=scale, softcap=softcap, sinks=sinks
+        for group, pairs in groups:
+            places = group.places_S
+            assert places is not None
+            out[places] = self._decoded(
+                layer, q_THD[places], (group, pairs), scale, softcap, sinks, latent_dim
             )
         return out
+
+    def _decoded(
+        self,
+        layer: int,
+        q_SHD: Tensor,
+        grouped: tuple[_Group, Tensor],
+        scale: float,
+        softcap: float,
+        sinks: Tensor | None,
+        latent_dim: int,
+    ) -> Tensor:
+        """[S, H, E] of one group."""
+        store, (group, pairs) = self._store, grouped
+        keys, values = store.keys[layer], store.values[layer]
+        rows = len(q_SHD) * keys.shape[1]
+        k = store.gather(keys, pairs, "k").view(rows, -1, keys.shape[3])
+        v = (
+            k[..., :latent_dim]
+            if values is None
+            else store.gather(values, pairs, "v").view(rows, -1, values.shape[-1])
+        )
+        return _decode(q_SHD, k, v, group.bias, scale=scale, softcap=softcap, sinks=sinks)
 
     def _grouped(self, window: int, heads: int) -> list[tuple[_Group, Tensor]]:
         """The decodes' groups for layers with this window and number of heads, made once."""
@@ -145,7 +165,9 @@ class PagedContext:
         if not bool(seen.all()):
             bias = torch.zeros(seen.shape).masked_fill(~seen, float("-inf"))[:, None, None]
             bias = bias.to(device)
-        places = torch.tensor([at for _, at, _ in group], device=device)
+        order = [at for _, at, _ in group]
+        alone = order == list(range(len(self._work))) and not self._chunks
+        places = None if alone else torch.tensor(order, device=device)
         return _Group(places, tables.to(device), bias)
 
 
@@ -189,6 +211,10 @@ def _decode(
     return (weights @ v).view(seqs, heads, v.shape[-1])
 
 
+def _place(decode: _Decode) -> int:
+    return decode[1]
+
+
 def _alike(decodes: Sequence[_Decode], window: int) -> list[list[_Decode]]:
     """Groups of similar length as far as it is read, the longest first."""
 
@@ -201,4 +227,4 @@ def _alike(decodes: Sequence[_Decode], window: int) -> list[list[_Decode]]:
             groups[-1].append(decode)
         else:
             groups.append([decode])
-    return groups
+    return [sorted(group, key=_place) for group in groups]

@@ -95,7 +95,11 @@ def _handle(runner: Runner, message: Any) -> Any:
 
 
 class LocalWorker:
-    """A runner in a thread of this process: torch lets other threads go on while it computes."""
+    """A runner in a thread of this process, for tests and tries.
+
+    Where another thread of the process has computed before, two OpenMP pools share the cores and
+    neither spins any more: small products then take twice as long as in a process of their own.
+    """
 
     def __init__(self, runner: Runner, answer: Callable[[Any], None]) -> None:
         self._runner = runner

@@ -3,8 +3,9 @@
 torch's plain linear layer reads row-major weights; oneDNN reorders a block at every call or takes
 a slower kernel. ``pack_linears`` reorders each weight once and for all, from outside the models:
 the same products, two to three times as fast for the few rows of a decode step (bf16 and fp32,
-Zen 4). Passes of fewer than five rows are filled up with zeros, because the kernel of five rows
-reads weights faster than that of one. A subclass of ``nn.Linear`` is left alone: its weight may be
+Zen 4). Rows are filled up with zeros: to five, because that kernel reads weights faster than the
+one of a single row, and above sixteen to a multiple of it, because oneDNN builds a kernel at the
+first use of each number of rows, which takes a millisecond or more. A subclass of ``nn.Linear`` is left alone: its weight may be
 read in other ways. Left out: experts kept in one tensor; gradients.
 Source: oneDNN's blocked weight formats, github.com/uxlfoundation/oneDNN.
 """
@@ -24,6 +25,12 @@ _USUAL_ROWS = 16
 """The layout is chosen for passes of about so many rows; every other number works with it."""
 
 
+def _filled(rows: int) -> int:
+    if rows <= _USUAL_ROWS:
+        return max(rows, _LEAST_ROWS)
+    return -(-rows // _USUAL_ROWS) * _USUAL_ROWS
+
+
 class PackedLinear(nn.Module):
     """x @ weight.T + bias of a weight [outputs, inputs] on the CPU; ``packed`` is opaque."""
 
@@ -37,10 +44,11 @@ class PackedLinear(nn.Module):
     def forward(self, x_TC: Tensor) -> Tensor:
         """[T, outputs]"""
         rows = x_TC.shape[0]
-        if rows < _LEAST_ROWS:
-            x_TC = functional.pad(x_TC, (0, 0, 0, _LEAST_ROWS - rows))
+        more = _filled(rows) - rows
+        if more:
+            x_TC = functional.pad(x_TC, (0, 0, 0, more))
         out = torch.ops.mkldnn._linear_pointwise(x_TC, self.packed, self.bias, "none", [], "")
-        return cast(Tensor, out[:rows] if rows < _LEAST_ROWS else out)
+        return cast(Tensor, out[:rows] if more else out)
 
 
 def can_pack(weight: Tensor) -> bool:

@@ -5,8 +5,9 @@ a slower kernel. ``pack_linears`` reorders each weight once and for all, from ou
 the same products, two to three times as fast for the few rows of a decode step (bf16 and fp32,
 Zen 4). Rows are filled up with zeros: to five, because that kernel reads weights faster than the
 one of a single row, and above sixteen to a multiple of it, because oneDNN builds a kernel at the
-first use of each number of rows, which takes a millisecond or more. A subclass of ``nn.Linear`` is left alone: its weight may be
-read in other ways. Left out: experts kept in one tensor; gradients.
+first use of each number of rows, which takes a millisecond or more. A subclass of ``nn.Linear``
+is left alone: its weight may be read in other ways. Left out: experts kept in one tensor;
+gradients.
 Source: oneDNN's blocked weight formats, github.com/uxlfoundation/oneDNN.
 """
 

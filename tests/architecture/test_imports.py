@@ -39,7 +39,7 @@ MAY_IMPORT = {
     "training": {"spec", "cost", "models"},
     "compress": {"spec", "models"},
     "data": {"spec", "models"},
-    "evals": {"spec", "serving", "models"},
+    "evals": {"spec", "cost", "serving", "models"},
     "cluster": {"spec", "cost", "serving"},
     "planning": BELOW_PLANNING,
     "catalog": EVERYTHING_BUT_SHELLS,
@@ -79,6 +79,7 @@ TORCH_ROOMS = {"models", "training", "compress", "data", "catalog"}
 HEAVY_MODULES = (
     ".executors.torch",
     "plimsoll.evals.tinylm_",
+    "plimsoll.evals.fidelity_run",
     "plimsoll.evals.muon",
     "plimsoll.serving.http",
 )

@@ -17,7 +17,13 @@ from plimsoll.spec.dtype import DType
 from plimsoll.spec.errors import UnsupportedError
 from plimsoll.spec.hardware import Device
 from plimsoll.spec.io import plain, write
-from plimsoll.spec.measured import Coefficient, LinearTimes, MeasuredKernels, MeasuredRates
+from plimsoll.spec.measured import (
+    Coefficient,
+    LinearTimes,
+    MeasuredKernels,
+    MeasuredRates,
+    PassFactors,
+)
 
 __all__ = ["CalibrateAnswer", "calibrate"]
 
@@ -100,6 +106,10 @@ def calibrate(
     return CalibrateAnswer(device=found, dtype=dtype, device_text=device, path=out)
 
 
+def _times(factor: float) -> str:
+    return f"{factor:.2f} x"
+
+
 def _percent(fraction: float) -> str:
     return f"{100 * fraction:.1f} %"
 
@@ -134,6 +144,9 @@ def _coefficient_table(answer: CalibrateAnswer) -> Table:
         ("light operators", kernels.light, kernels.light.error_fraction),
         ("sampling", kernels.sampling, kernels.sampling.error_fraction),
     ]
+    if kernels.factors is not None:
+        factors = kernels.factors
+        groups.append(("a whole pass over its parts", factors, factors.error_fraction))
     if measured.engine is not None:
         groups.append(("engine", measured.engine, None))
     rows = []
@@ -144,7 +157,8 @@ def _coefficient_table(answer: CalibrateAnswer) -> Table:
             for index, part in enumerate(parts):
                 if isinstance(part, Coefficient):
                     label = field_name if len(parts) == 1 else f"{field_name}[{index}]"
-                    rows.append((f"{name}: {label}", _seconds(part.value), _seconds(part.error)))
+                    show = _times if isinstance(group, PassFactors) else _seconds
+                    rows.append((f"{name}: {label}", show(part.value), show(part.error)))
         if error is not None:
             rows.append((f"{name}: median error of the fit", _percent(error), ""))
     return Table(title="Coefficients", columns=("", "value", "error"), rows=tuple(rows))

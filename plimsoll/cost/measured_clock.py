@@ -3,7 +3,8 @@
 A step is the sum of its calls: each linear layer looked up in the measured table (tokens, widths,
 and the bytes of weights that pass before the same weight comes again, which says whether caches
 hold it), attention by the fitted products, the operators between the matrices, the head and
-sampling once a sampled row, and the engine's own time. No roofline: the table holds what small
+sampling once a sampled row, and the engine's own time; each part times what it takes longer in a
+whole pass than timed alone. No roofline: the table holds what small
 and large multiplies do here, so a step of three tokens may well take longer than one of four.
 Leaves out: experts, latent and windowed attention, states; several devices; decodes of unequal
 lengths beyond the total of their contexts.
@@ -138,6 +139,10 @@ class MeasuredClock:
         self.model, self.dtype = model, dtype
         self._rates, self._linear = measured.rates, kernels.linear
         self._prefill, self._decode = kernels.prefill, kernels.decode
+        factors = kernels.factors
+        self._linear_factor = factors.linear.value if factors else 1.0
+        self._attention_factor = factors.attention.value if factors else 1.0
+        light_factor = factors.light.value if factors else 1.0
         layers = _layers(model, num_layers)
         matrices: Counter[tuple[int, int]] = Counter()
         light = kernels.light
@@ -149,27 +154,29 @@ class MeasuredClock:
             matrices.update(_matrices(model.hidden_size, attention, ffn))
             heads, queries, cached = _widths(attention)
             self._attentions[heads, queries, cached] += 1
-            self._fixed_s += light.layer_s.value + light.crowded_s.value
+            self._fixed_s += light.layer_s.value
             self._token_s += (
                 light.hidden_value_s.value * model.hidden_size
                 + light.ffn_value_s.value * ffn.intermediate
                 + light.query_value_s.value * (queries + cached)
             )
+        self._fixed_s *= light_factor
+        self._token_s *= light_factor
         self._matrices = tuple(matrices.items())
         self._head = (model.vocab_size, model.hidden_size)
         weights = sum(n * outputs * inputs for (outputs, inputs), n in self._matrices)
         self._cycled_bytes = (weights + model.vocab_size * model.hidden_size) * dtype.bytes
-        self._sampling_s = kernels.sampling.step_s.value
-        self._row_s = kernels.sampling.score_s.value * model.vocab_size
+        self._sampling_s = kernels.sampling.step_s.value * light_factor
+        self._row_s = kernels.sampling.score_s.value * model.vocab_size * light_factor
         engine = None if forward_only else measured.engine
         self._engine_s = engine.step_s.value if engine else 0.0
         self._sequence_s = engine.sequence_s.value if engine else 0.0
         self._engine_token_s = engine.token_s.value if engine else 0.0
         decode = self._decode
-        count = self._attentions.total()
+        count = self._attentions.total() * self._attention_factor
         self._decode_s = count * decode.layer_s.value
         self._decode_sequence_s = count * decode.sequence_s.value
-        self._lines = _context_lines(decode, self._attentions)
+        self._lines = _context_lines(decode, self._attentions, self._attention_factor)
         self._limits = [limit for limit, _, _ in self._lines]
         self._tokens_memo: dict[int, float] = {}
         self._rows_memo: dict[int, float] = {}
@@ -212,12 +219,14 @@ class MeasuredClock:
         if not tokens:
             return {"engine": self._engine_s}
         decode_s = self._decodes_s(num_decodes, decode_context) if num_decodes else 0.0
+        sampling_s = self._sampling_s + self._row_s * sequences
         return {
             "linear": self._linears_s(tokens),
             "light": self._fixed_s + self._token_s * tokens,
             "attention": decode_s
             + sum(self.chunk_attention_s(new, cached) for new, cached in chunks),
-            "head-and-sampling": self._head_s(sequences),
+            "head": self._head_s(sequences) - sampling_s,
+            "sampling": sampling_s,
             "engine": self._engine_s + self._sequence_s * sequences + self._engine_token_s * tokens,
         }
 
@@ -236,7 +245,7 @@ class MeasuredClock:
                 + fit.token_value_s.value * queries * new
                 + (fit.score_s.value * heads + pair_s * queries) * new * span
             )
-        return total
+        return total * self._attention_factor
 
     def _decodes_s(self, num_decodes: int, context: int) -> float:
         _, base, slope = self._lines[bisect_left(self._limits, context)]
@@ -258,7 +267,7 @@ class MeasuredClock:
     def _linears_s(self, tokens: int) -> float:
         found = self._tokens_memo.get(tokens)
         if found is None:
-            found = sum(
+            found = self._linear_factor * sum(
                 count * linear_s(self._linear, tokens, outputs, inputs, self._cycled_bytes)
                 for (outputs, inputs), count in self._matrices
             )
@@ -269,13 +278,14 @@ class MeasuredClock:
         found = self._rows_memo.get(rows)
         if found is None:
             found = linear_s(self._linear, rows, *self._head, self._cycled_bytes)
+            found *= self._linear_factor
             found += self._sampling_s + self._row_s * rows
             self._rows_memo[rows] = found
         return found
 
 
 def _context_lines(
-    fit: DecodeTimes, attentions: Counter[tuple[int, int, int]]
+    fit: DecodeTimes, attentions: Counter[tuple[int, int, int]], factor: float
 ) -> list[tuple[int, float, float]]:
     """(context up to which it holds, base seconds, seconds a token) of reading the caches."""
 
@@ -286,7 +296,7 @@ def _context_lines(
             parts = zip(shares(fit.nodes, read), fit.value_s, strict=True)
             rate_s = sum(share * value.value for share, value in parts)
             total += count * (fit.score_s.value * heads * context + rate_s * read)
-        return total
+        return total * factor
 
     steps = int(math.log(_LONGEST_CONTEXT) / math.log(_KNOT_RATIO))
     knots = sorted({round(_KNOT_RATIO**i) for i in range(steps)} | {_LONGEST_CONTEXT})

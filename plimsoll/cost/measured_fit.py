@@ -20,6 +20,7 @@ from plimsoll.spec.measured import (
     DecodeTimes,
     EngineTimes,
     LightTimes,
+    PassFactors,
     PrefillTimes,
     SamplingTimes,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "engine_times",
     "fit_products",
     "light_times",
+    "pass_factors",
     "prefill_times",
     "sampling_times",
 ]
@@ -50,6 +52,7 @@ _ROUNDS = 8
 _RIM_FRACTION = 0.05
 _LEAST_STEPS = 4
 _LEAST_S = 1e-9
+_LEAST_FACTOR, _MOST_FACTOR = 0.7, 3.0
 
 
 def fit_products(
@@ -139,7 +142,6 @@ def light_times(
     (step, step_value), _ = fit_products([(1, h * t) for h, t, _ in ends], [p[-1] for p in ends])
     return LightTimes(
         layer_s=layer,
-        crowded_s=Coefficient(value=0.0, error=0.0),
         hidden_value_s=hidden_value,
         ffn_value_s=ffn_value,
         query_value_s=query_value,
@@ -174,4 +176,25 @@ def engine_times(
     (request,), _ = fit_products([(1,)] * len(requests_s), [max(s, _LEAST_S) for s in requests_s])
     return EngineTimes(
         step_s=step, sequence_s=sequence, token_s=token, request_s=request, num_points=len(steps)
+    )
+
+
+def pass_factors(
+    parts: Sequence[tuple[float, float, float]], seconds: Sequence[float]
+) -> PassFactors:
+    """From (linear and head, attention, light and sampling) seconds of parts and whole passes.
+
+    One factor for all three where the passes cannot tell them apart.
+    """
+    found, error = fit_products(parts, seconds)
+    if not all(_LEAST_FACTOR <= f.value <= _MOST_FACTOR for f in found):
+        (common,), error = fit_products([[sum(row)] for row in parts], seconds)
+        found = [common] * 3
+    linear, attention, light = found
+    return PassFactors(
+        linear=linear,
+        attention=attention,
+        light=light,
+        error_fraction=error,
+        num_points=len(seconds),
     )

@@ -24,6 +24,7 @@ __all__ = [
     "Measured",
     "MeasuredKernels",
     "MeasuredRates",
+    "PassFactors",
     "PrefillTimes",
     "SamplingTimes",
 ]
@@ -112,15 +113,13 @@ class PrefillTimes:
 class LightTimes:
     """Operators of one layer between its matrices: norms, rotary, sums, the activation.
 
-    layer_s (launches, whatever the sizes) + crowded_s (what a layer takes more where matrices
-    stream past between its operators, from whole passes) + tokens * (hidden_value_s * hidden
-    width + ffn_value_s * intermediate width + query_value_s * (query + KV values)). ``step_s``
-    and ``step_value_s`` (a hidden value) are of the embedding and the last norm, once a step.
+    layer_s (launches, whatever the sizes) + tokens * (hidden_value_s * hidden width +
+    ffn_value_s * intermediate width + query_value_s * (query + KV values)). ``step_s`` and
+    ``step_value_s`` (a hidden value) are of the embedding and the last norm, once a step.
     """
 
     __pydantic_config__: ClassVar = PLAIN
     layer_s: Coefficient
-    crowded_s: Coefficient
     hidden_value_s: Coefficient
     ffn_value_s: Coefficient
     query_value_s: Coefficient
@@ -142,9 +141,27 @@ class SamplingTimes:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PassFactors:
+    """How many times longer the parts of a whole pass take than timed alone, over and over.
+
+    Other parts run in between and leave the caches and the threads in another state. ``linear``
+    is for linear layers and the head, ``attention``, and ``light`` for the operators between
+    them and sampling; from ``num_points`` passes of models of their own.
+    """
+
+    __pydantic_config__: ClassVar = PLAIN
+    linear: Coefficient
+    attention: Coefficient
+    light: Coefficient
+    error_fraction: NotNegative
+    num_points: Count
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MeasuredKernels:
     """Everything a forward pass in one number format is made of.
 
+    ``factors`` None: the parts of a pass are taken to run as fast as alone.
     ``pass_error_fraction`` is the median relative error of the clock made from it at
     ``num_passes`` whole forward passes of models that no coefficient was fitted on; None: not
     checked.
@@ -156,6 +173,7 @@ class MeasuredKernels:
     prefill: PrefillTimes
     light: LightTimes
     sampling: SamplingTimes
+    factors: PassFactors | None = None
     pass_error_fraction: NotNegative | None = None
     num_passes: Annotated[int, Field(ge=0)] = 0
 

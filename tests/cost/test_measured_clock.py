@@ -13,6 +13,7 @@ from plimsoll.cost.measured_fit import (
     decode_times,
     engine_times,
     fit_products,
+    pass_factors,
     prefill_times,
 )
 from plimsoll.spec.dtype import DType
@@ -27,6 +28,7 @@ from plimsoll.spec.measured import (
     Measured,
     MeasuredKernels,
     MeasuredRates,
+    PassFactors,
     PrefillTimes,
     SamplingTimes,
 )
@@ -88,7 +90,6 @@ KERNELS = MeasuredKernels(
     ),
     light=LightTimes(
         layer_s=exactly(1e-4),
-        crowded_s=exactly(3e-5),
         hidden_value_s=exactly(1e-9),
         ffn_value_s=exactly(1e-9),
         query_value_s=exactly(1e-9),
@@ -99,6 +100,13 @@ KERNELS = MeasuredKernels(
     ),
     sampling=SamplingTimes(
         step_s=exactly(2e-5), score_s=exactly(4e-10), error_fraction=0.0, num_points=1
+    ),
+    factors=PassFactors(
+        linear=exactly(1.5),
+        attention=exactly(1.25),
+        light=exactly(2.0),
+        error_fraction=0.0,
+        num_points=1,
     ),
 )
 MEASURED = Measured(
@@ -209,14 +217,27 @@ def test_a_decode_step_is_the_sum_of_its_calls():
     """By hand: seven matrices a layer, three layers, one head."""
     bytes_ = 4.0 * (3 * (2 * 256 * 256 + 2 * 128 * 256 + 3 * 1024 * 256) + 1024 * 256)
     widths = ((256, 256), (128, 256), (128, 256), (256, 256), (1024, 256), (1024, 256), (256, 1024))
-    expected = 3 * sum(multiply_s(2, o, i, bytes_) for o, i in widths)
-    expected += multiply_s(2, 1024, 256, bytes_) + 2e-5 + 4e-10 * 2 * 1024
-    expected += 2e-5 + 5e-10 * 512 + 3 * (1.3e-4 + 2e-9 * (256 + 1024 + 512))
+    expected = 1.5 * 3 * sum(multiply_s(2, o, i, bytes_) for o, i in widths)
+    expected += 1.5 * multiply_s(2, 1024, 256, bytes_) + 2 * (2e-5 + 4e-10 * 2 * 1024)
+    expected += 2 * (2e-5 + 5e-10 * 512 + 3 * (1e-4 + 2e-9 * (256 + 1024 + 512)))
     read = 600 * 256
     rate_s = 4e-10 + 2e-10 * math.log(read / 1e5) / math.log(10)
-    expected += 3 * (5e-5 + 2e-6 + 1e-9 * 4 * 600 + rate_s * read)
+    expected += 1.25 * 3 * (5e-5 + 2e-6 + 1e-9 * 4 * 600 + rate_s * read)
     expected += 4e-4 + 2 * 5e-5 + 2e-6
     assert CLOCK.step_s((), 2, 600) == pytest.approx(expected, rel=1e-3)  # lines between knots
+
+
+def test_factors_are_found_from_whole_passes():
+    """Three factors where passes differ in kind, one where they do not."""
+    parts = [(1.0, 0.1, 0.2), (0.5, 1.0, 0.1), (0.2, 0.3, 0.9), (1.0, 2.0, 0.3), (3.0, 0.2, 0.1)]
+    found = pass_factors(parts, [1.5 * a + 1.25 * b + 2.0 * c for a, b, c in parts])
+    assert found.linear.value == pytest.approx(1.5)
+    assert found.attention.value == pytest.approx(1.25)
+    assert found.light.value == pytest.approx(2.0)
+    alike = [(k * 1.0, k * 0.5, k * 0.25) for k in (1, 2, 3, 4)]
+    found = pass_factors(alike, [1.4 * sum(row) for row in alike])
+    for factor in (found.linear, found.attention, found.light):
+        assert factor.value == pytest.approx(1.4)
 
 
 def test_forward_only_leaves_the_engine_out():

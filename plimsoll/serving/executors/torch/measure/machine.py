@@ -21,7 +21,11 @@ from plimsoll.serving.executors.torch.measure.light_operators import (
     sampling_operators,
 )
 from plimsoll.serving.executors.torch.measure.linears import linear_times
-from plimsoll.serving.executors.torch.measure.pass_check import check_passes, crowding, median_error
+from plimsoll.serving.executors.torch.measure.pass_check import (
+    check_passes,
+    median_error,
+    whole_pass_factors,
+)
 from plimsoll.serving.executors.torch.measure.sizes import FULL, Sizes
 from plimsoll.serving.executors.torch.measure.stopwatch import Stopwatch
 from plimsoll.serving.executors.torch.measure.transfers import measured_rates
@@ -127,10 +131,8 @@ def measure_device(
         ),
     )
     say("whole passes against the clock")
-    crowded = crowding(whole, dtype, sizes, watch, kind)
-    whole = _with_kernels(
-        whole, dtype, lambda k: replace(k, light=replace(k.light, crowded_s=crowded))
-    )
+    factors = whole_pass_factors(whole, dtype, sizes, watch, kind)
+    whole = _with_kernels(whole, dtype, lambda k: replace(k, factors=factors))
     points = check_passes(whole, dtype, sizes, watch, kind)
     return _with_kernels(
         whole,

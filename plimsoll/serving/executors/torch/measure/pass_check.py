@@ -1,20 +1,21 @@
 """The clock made from the measurements against whole forward passes.
 
 Random Llamas run prompt chunks, decode batches and mixed steps through the engine's own paged
-context; each is timed and predicted from the hardware file and the shapes. On the first models
-one coefficient is found, what a layer takes more in a whole pass than its parts alone; on others,
-which no coefficient saw, the clock is checked. Leaves out: the engine around the pass.
+context; each is timed and predicted from the hardware file and the shapes. On the first models it
+is found how much longer the parts of a whole pass take than alone; on others, which no coefficient
+saw, the clock is checked. Leaves out: the engine around the pass.
 Source: cost/measured_clock.py.
 """
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from plimsoll.cost.measured_clock import measured_clock
+from plimsoll.cost.measured_fit import pass_factors
 from plimsoll.models.loading import build
 from plimsoll.models.packed import pack_linears
 from plimsoll.serving.executors.torch.measure.light_operators import llama_config
@@ -29,9 +30,9 @@ from plimsoll.serving.executors.torch.measure.stopwatch import Stopwatch
 from plimsoll.spec.dtype import DType
 from plimsoll.spec.hardware import Device
 from plimsoll.spec.hf.config import model_from_config
-from plimsoll.spec.measured import Coefficient
+from plimsoll.spec.measured import PassFactors
 
-__all__ = ["PassPoint", "check_passes", "crowding", "median_error"]
+__all__ = ["PassPoint", "check_passes", "median_error", "whole_pass_factors"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,8 +43,13 @@ class PassPoint:
     kind: str
     chunks: tuple[tuple[int, int], ...]
     contexts: tuple[int, ...]
-    predicted_s: float
+    parts: Mapping[str, float]
     measured_s: float
+
+    @property
+    def predicted_s(self) -> float:
+        """The clock's sum."""
+        return sum(self.parts.values())
 
     @property
     def error(self) -> float:
@@ -63,15 +69,20 @@ def check_passes(
     return _passes(device, dtype, sizes, watch, kind, sizes.check_models, sizes.check_steps)
 
 
-def crowding(
+def whole_pass_factors(
     device: Device, dtype: DType, sizes: Sizes, watch: Stopwatch, kind: torch.dtype
-) -> Coefficient:
-    """Seconds a layer takes more in decode steps of ``sizes.probe_models`` than its parts."""
+) -> PassFactors:
+    """What parts take more in whole passes of ``sizes.probe_models``; ``device`` has no factors."""
     points = _passes(device, dtype, sizes, watch, kind, sizes.probe_models, sizes.probe_steps)
-    layers = {f"{n}x{hidden}": n for hidden, _, _, n, _ in sizes.probe_models}
-    more_s = sorted((p.measured_s - p.predicted_s) / layers[p.model] for p in points)
-    low, middle, high = (more_s[len(more_s) * i // 4] for i in (1, 2, 3))
-    return Coefficient(value=max(0.0, middle), error=(high - low) / 2)
+    parts = [
+        (
+            p.parts["linear"] + p.parts["head"],
+            p.parts["attention"],
+            p.parts["light"] + p.parts["sampling"],
+        )
+        for p in points
+    ]
+    return pass_factors(parts, [p.measured_s for p in points])
 
 
 def _passes(
@@ -104,7 +115,7 @@ def _passes(
                     kind="mixed" if chunks and contexts else "prefill" if chunks else "decode",
                     chunks=chunks,
                     contexts=contexts,
-                    predicted_s=clock.step_s(chunks, len(contexts), sum(contexts)),
+                    parts=clock.step_parts(chunks, len(contexts), sum(contexts)),
                     measured_s=took_s,
                 )
             )

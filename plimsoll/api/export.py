@@ -10,7 +10,7 @@ from plimsoll.planning.engine_limits import stored_format
 from plimsoll.report.document import Report, Table
 from plimsoll.report.export import EXPORTERS, ExportContext, ExportedFile, export_plan, pool_facts
 from plimsoll.serving.simulate.run import batched_tokens
-from plimsoll.spec.errors import SpecError
+from plimsoll.spec.errors import SpecError, UnsupportedError
 from plimsoll.spec.fleet import load_device, parse_fleet
 from plimsoll.spec.io import write_text
 from plimsoll.spec.model_files import load_model
@@ -73,7 +73,15 @@ def export(
     """The files that start ``plan`` on ``target``.
 
     ``model_path`` is what the engine loads; "" takes the bundled model's hub id.
+
+    Raises:
+        UnsupportedError: the plan is for the package's own engine, or the target cannot start it.
     """
+    if plan.engine == "plimsoll":
+        raise UnsupportedError(
+            "export: a plan with engine plimsoll is started by `plimsoll serve PLAN`; to export "
+            "it, set engine to vllm, sglang or trtllm and judge it again with `plimsoll simulate`"
+        )
     context = context_for(plan, model_path=model_path, workload=workload)
     return ExportAnswer(target=target, files=export_plan(plan, target, context))
 

@@ -26,7 +26,7 @@ def default_plan(folder: Path, *, replicas: int = 1) -> ServingPlan:
         policy=ChunkedPrefill(token_budget=512),
         max_num_seqs=32,
     )
-    return ServingPlan(model=str(folder), fleet="this machine", pools=(pool,))
+    return ServingPlan(model=str(folder), fleet="this machine", engine="plimsoll", pools=(pool,))
 
 
 def kv_memory_bytes(num_replicas: int) -> float:

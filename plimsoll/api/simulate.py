@@ -93,9 +93,12 @@ class SimulateAnswer:
                 self.record, good, start_s=_near_the_first_late(self.record, good), most_rows=120
             ),
             memory_picture(plan, self.model, self.placed[0]),
-            step_breakdown(plan, self.model, self.placed, self.record),
-            roofline_picture(plan, self.model, self.placed, self.record),
         ]
+        if plan.engine != "plimsoll":  # its steps are measured as a whole, not by operator
+            pictures += [
+                step_breakdown(plan, self.model, self.placed, self.record),
+                roofline_picture(plan, self.model, self.placed, self.record),
+            ]
         arrived = s.status.total
         asked = workload_words(self.run.workload)
         title = f"{arrived:,} requests of {self.workload.name} on {gpus_text(plan.num_devices)}: "
@@ -134,6 +137,8 @@ class SimulateAnswer:
     def _next(self) -> str:
         """Start a plan that keeps its promise; search again where it does not."""
         plan = self.run.plan
+        if plan.engine == "plimsoll":
+            return command("serve", self.plan_path or "plan.yaml")
         if self.summary.slo_met is not False and self.plan_path:
             return command("export", self.plan_path, "--to", plan.engine)
         asked = workload_words(self.run.workload, drawn=False)

@@ -23,6 +23,7 @@ from plimsoll.catalog.contract import (
     Report,
     System,
 )
+from plimsoll.catalog.distserve_real import REAL_CHECKS
 from plimsoll.catalog.distserve_setting import Case
 from plimsoll.cost.queueing import pipeline_ttft_s, single_ttft_s, tensor_ttft_s
 from plimsoll.planning.disagg import DisaggAnswer
@@ -432,6 +433,7 @@ _CHECKS = (
         ablation_title="placed anywhere at 25 Gb/s",
         slow=True,
     ),
+    *REAL_CHECKS,
 )
 
 SYSTEM = System(
@@ -458,9 +460,4 @@ SYSTEM = System(
         "fits a colocated instance carries 0.8x to 1.4x of the disaggregated pair per device",
         "slo": "which rows of which model give 10.2x is not stated",
     },
-    waiting=(
-        "One prefill and one decode process give the tokens of one process (real engine)",
-        "P99 gap of running requests while a 2,000-token prompt prefills: at most 1.5x idle "
-        "apart, at least 3x colocated (real engine)",
-    ),
 )

@@ -2,7 +2,8 @@
 
 Mechanism in ``serving/policies/splitfuse.py``, budget in ``cost/saturation.py``, judged by
 ``evals/serving.py``; the setting is ``fastgen_setting.py``. All policies run on one clock, so
-that what differs is scheduling alone. Left out: host time between passes.
+that what differs is scheduling alone; ``fastgen_real.py`` runs the real engine. Left out: host time
+between simulated passes.
 Source: arXiv 2401.08671 and its release note (DeepSpeed blogs/deepspeed-fastgen).
 """
 
@@ -24,6 +25,7 @@ from plimsoll.catalog.contract import (
     System,
     Within,
 )
+from plimsoll.catalog.fastgen_real import REAL_CHECKS
 from plimsoll.catalog.fastgen_setting import Case
 from plimsoll.cost.saturation import saturation_tokens
 
@@ -417,6 +419,7 @@ _CHECKS = (
         compute=_auto_budget,
         unit="tokens",
     ),
+    *REAL_CHECKS,
 )
 
 SYSTEM = System(
@@ -447,11 +450,4 @@ SYSTEM = System(
         "tokens are late: by Little's law 32 requests at 1.8/s spend 18 s each, 10 s of them "
         "decoding, which leaves 8 s to a prompt whose limit is 5 s",
     },
-    waiting=(
-        "Token streams equal under budgets 16, 64, 512 and unlimited (real engine)",
-        "Composition of passes in a saturated real run",
-        "P95 gap of two decoding streams beside arriving 1,500-token prompts on the CPU: at least "
-        "2x better than prefill-first (real engine)",
-        "The same tokens after recomputation in an exhausted KV pool (real engine)",
-    ),
 )

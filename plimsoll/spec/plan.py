@@ -177,7 +177,8 @@ class ServingPlan:
 
     ``model`` is a bundled name or a path; ``fleet`` the hardware as the user wrote it.
     ``weight_dtype`` / ``kv_dtype`` None: as the checkpoint says. ``max_model_len`` 0: the
-    model's own context.
+    model's own context. ``engine`` "plimsoll" is the package's own (``plimsoll serve``), simulated
+    from what ``plimsoll calibrate`` measured.
     """
 
     __pydantic_config__: ClassVar = PLAIN
@@ -186,7 +187,7 @@ class ServingPlan:
     kind: Literal["serving"] = "serving"
     model: str
     fleet: str
-    engine: Literal["vllm", "sglang", "trtllm"] = "vllm"
+    engine: Literal["vllm", "sglang", "trtllm", "plimsoll"] = "vllm"
     weight_dtype: DType | None = None
     kv_dtype: DType | None = None
     max_model_len: Annotated[int, Field(ge=0)] = 0

@@ -98,8 +98,10 @@ def test_a_plans_requests_take_what_its_engine_spends_on_them(engine):
 def test_experts_and_handing_over_cost_more():
     costs = engine_profile("vllm").request
     dense, experts = load_model("llama-3.1-8b"), load_model("mixtral-8x7b")
-    plain, more = reach_s(plan(), dense), reach_s(plan("mixtral-8x7b"), experts)
-    apart = reach_s(plan(router=DisaggRouter()), dense)
+    fleet = parse_fleet(FLEET)
+    plain = reach_s(plan(), dense, fleet)
+    more = reach_s(plan("mixtral-8x7b"), experts, fleet)
+    apart = reach_s(plan(router=DisaggRouter()), dense, fleet)
     assert more(100) - plain(100) == pytest.approx(costs.expert_s)
     assert apart(100) - plain(100) == pytest.approx(costs.handover_s)
     assert plain(1100) - plain(100) == pytest.approx(1000 * costs.prompt_token_s)

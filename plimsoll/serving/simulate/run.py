@@ -2,7 +2,8 @@
 
 Each replica gets a clock (``cost.step``), KV memory (``cost.memory``) and the step policy of its
 pool; the plan's router sees them all. KV moves between replicas over the link they share. A
-request reaches the router after what the plan's engine spends on it (``cost.host``).
+request reaches the router after what the plan's engine spends on it (``cost.host``). Plans for the
+package's own engine run on the measured clock of a calibrated device instead.
 Source of the parts: docs/concepts/simulator.md.
 """
 
@@ -13,6 +14,7 @@ from plimsoll import __version__
 from plimsoll.cost.clock import StepClock
 from plimsoll.cost.host import engine_profile
 from plimsoll.cost.kv import kv_bytes_per_token
+from plimsoll.cost.measured_clock import MeasuredClock, measured_clock
 from plimsoll.cost.memory import KvCapacity, kv_capacity
 from plimsoll.cost.saturation import saturation_tokens
 from plimsoll.cost.step import ReplicaClock, replica_clock
@@ -21,7 +23,7 @@ from plimsoll.serving.policies import POLICIES
 from plimsoll.serving.policy import ClusterPolicy, StepPolicy
 from plimsoll.serving.routers import ROUTERS
 from plimsoll.serving.simulate.placement import Seat, seats
-from plimsoll.spec.errors import InfeasibleError, SpecError
+from plimsoll.spec.errors import InfeasibleError, SpecError, UnsupportedError
 from plimsoll.spec.hardware import Fleet
 from plimsoll.spec.io import plain
 from plimsoll.spec.model import ModelSpec, MoeFfn
@@ -70,7 +72,7 @@ def simulate_plan(
         instances,
         router_for(plan.router),
         transfer_s=transfer_s,
-        reach_s=reach_s(plan, model),
+        reach_s=reach_s(plan, model, fleet),
         seed=seed,
         faults=faults,
         fast_forward=fast_forward,
@@ -95,25 +97,17 @@ def build(
     """Instances of a plan, the origins of their clocks, transfer times and KV bytes a token."""
     _check_roles(plan)
     placed = seats(plan, fleet)
-    clocks: dict[tuple[Pool, str, int], ReplicaClock] = {}
+    clocks: dict[tuple[Pool, str, int], ReplicaClock | MeasuredClock] = {}
     capacities: dict[tuple[Pool, str], KvCapacity] = {}
     instances: list[InstanceSpec] = []
-    clock_of: list[ReplicaClock] = []
+    clock_of: list[ReplicaClock | MeasuredClock] = []
     max_len = plan.max_model_len or model.max_context
     token_bytes = kv_bytes_per_token(model, plan.kv_dtype or model.quantization.kv_cache)
     for seat in placed:
         pool = seat.pool
         key = (pool, seat.device.name, seat.devices_per_node)
         if key not in clocks:
-            clocks[key] = replica_clock(
-                model,
-                seat.device,
-                pool.parallel,
-                weight_dtype=plan.weight_dtype,
-                kv_dtype=plan.kv_dtype,
-                engine=plan.engine,
-                num_devices_per_node=seat.devices_per_node,
-            )
+            clocks[key] = _clock(plan, model, seat)
             capacities[key[:2]] = _capacity(plan, model, seat, max_len)
         clock = clocks[key]
         capacity = capacities[key[:2]]
@@ -137,19 +131,47 @@ def build(
         )
 
     def transfer_s(source: int, target: int, tokens: int) -> float:
+        here, there = clock_of[source], clock_of[target]
+        if isinstance(here, MeasuredClock) or isinstance(there, MeasuredClock):
+            return here.swap_s(tokens) + there.swap_s(tokens)  # out of one worker, into the other
         same = placed[source].node == placed[target].node
-        return clock_of[source].transfer_s(tokens, clock_of[target], same_node=same)
+        return here.transfer_s(tokens, there, same_node=same)
 
     origins = {clock.origin for clock in clock_of}
     return instances, origins, transfer_s, token_bytes
 
 
-def reach_s(plan: ServingPlan, model: ModelSpec) -> Callable[[int], float] | None:
+def _clock(plan: ServingPlan, model: ModelSpec, seat: Seat) -> ReplicaClock | MeasuredClock:
+    """The clock of a seat in the plan's engine."""
+    pool = seat.pool
+    if plan.engine == "plimsoll":
+        if pool.parallel.num_devices != 1:
+            raise UnsupportedError(
+                f"plan: engine plimsoll on {pool.parallel.num_devices} devices a replica is not "
+                "measured; simulate it with tp = pp = 1"
+            )
+        return measured_clock(model, seat.device, dtype=plan.weight_dtype)
+    return replica_clock(
+        model,
+        seat.device,
+        pool.parallel,
+        weight_dtype=plan.weight_dtype,
+        kv_dtype=plan.kv_dtype,
+        engine=plan.engine,
+        num_devices_per_node=seat.devices_per_node,
+    )
+
+
+def reach_s(plan: ServingPlan, model: ModelSpec, fleet: Fleet) -> Callable[[int], float] | None:
     """Seconds from a request's arrival to the scheduler, by prompt tokens; None for no time.
 
     The engine's tokenizing, HTTP and passing on, and the handover where another pool decodes.
     Leaves out the steps an engine lets pass before it admits a request (``admission_steps``).
     """
+    if plan.engine == "plimsoll":
+        measured = [s.device.measured for s in seats(plan, fleet) if s.device.measured]
+        taken_s = max((m.engine.request_s.value for m in measured if m.engine), default=0.0)
+        return lambda _: taken_s
     costs = engine_profile(plan.engine).request
     fixed_s, token_s = costs.fixed_s, costs.prompt_token_s
     if any(isinstance(group.layer.ffn, MoeFfn) for group in model.layers):

@@ -151,6 +151,8 @@ def _printed(claim: Claim) -> str:
 
 
 def _source(system: System) -> str:
+    if not system.arxiv:
+        return "[accuracy](accuracy.md)"
     return f"[arXiv {system.arxiv}](https://arxiv.org/abs/{system.arxiv})"
 
 

@@ -169,7 +169,12 @@ def _catalog() -> ListAnswer:
     from plimsoll.catalog import SYSTEMS
 
     rows = tuple(
-        (system.id, system.title, f"arXiv {system.arxiv}", str(len(system.checks)))
+        (
+            system.id,
+            system.title,
+            f"arXiv {system.arxiv}" if system.arxiv else "own",
+            str(len(system.checks)),
+        )
         for system in SYSTEMS.values()
     )
     return ListAnswer(

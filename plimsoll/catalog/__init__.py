@@ -5,6 +5,7 @@ from plimsoll.catalog.burstgpt import SYSTEM as BURSTGPT
 from plimsoll.catalog.contract import System
 from plimsoll.catalog.distserve import SYSTEM as DISTSERVE
 from plimsoll.catalog.fastgen import SYSTEM as FASTGEN
+from plimsoll.catalog.fidelity import SYSTEM as FIDELITY
 from plimsoll.catalog.long_context_peak import SYSTEM as LONG_CONTEXT_PEAK
 
 __all__ = ["SYSTEMS"]
@@ -16,6 +17,7 @@ SYSTEMS: dict[str, System] = {
         BURSTGPT,
         DISTSERVE,
         FASTGEN,
+        FIDELITY,
         LONG_CONTEXT_PEAK,
     )
 }

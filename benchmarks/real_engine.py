@@ -5,7 +5,7 @@ A random Llama-shaped model of 0.36 B parameters; requests of mixed lengths, 16 
 decode against the copy bandwidth, the engine's own time per step at batch 32, and the first token
 of a second request behind a shared prefix of 2,000 tokens. Each figure repeated; medians.
 
-    python benchmarks/real_engine.py [--dtype bf16] [--device cpu] [--repeats 5]
+    python benchmarks/real_engine.py [--dtype bf16] [--device cpu] [--repeats 5] [--shape 0.35b]
 """
 
 import argparse
@@ -46,14 +46,24 @@ CONFIG = {
     "bos_token_id": None,
     "eos_token_id": None,
 }
+SHAPES: dict[str, dict[str, int]] = {
+    "0.35b": {},
+    "3b": {
+        "hidden_size": 3072,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 24,
+    },
+}
+"""What differs from ``CONFIG``."""
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 IN_FLIGHT = 16
 BLOCKS = 1600
 
 
-def make(folder: Path, dtype: str, device: str) -> int:
+def make(folder: Path, dtype: str, device: str, shape: str = "0.35b") -> int:
     """Write the model; its number of parameters."""
-    model = build(CONFIG, dtype=DTYPES[dtype], device=device)
+    model = build(CONFIG | SHAPES[shape], dtype=DTYPES[dtype], device=device)
     torch.manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -131,6 +141,7 @@ def padded(model: torch.nn.Module, asked: list[tuple[list[int], int]]) -> float:
                 ids, attention_mask=mask, max_new_tokens=most, min_new_tokens=most,
                 do_sample=False, pad_token_id=0,
             )  # fmt: skip
+        _settled(device.type)
     return time.perf_counter() - started
 
 
@@ -150,14 +161,22 @@ def continuous(model: torch.nn.Module, asked: list[tuple[list[int], int]]) -> fl
     return time.perf_counter() - started
 
 
+def _settled(device: str) -> None:
+    """Wait until a GPU has done what it was told."""
+    if device != "cpu":
+        torch.cuda.synchronize()
+
+
 def copy_bytes_per_s(device: str) -> float:
     """Bytes read and written a second by a large copy."""
     source = torch.ones(64 * 2**20, device=device)
     target = torch.empty_like(source)
     best = 0.0
     for _ in range(7):
+        _settled(device)
         started = time.perf_counter()
         target.copy_(source)
+        _settled(device)
         best = max(best, 2 * source.numel() * 4 / (time.perf_counter() - started))
     return best
 
@@ -192,13 +211,14 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--requests", type=int, default=32)
+    parser.add_argument("--shape", default="0.35b", choices=SHAPES)
     options = parser.parse_args()
     from transformers import LlamaForCausalLM
 
     found: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        num = make(folder, options.dtype, options.device)
+        num = make(folder, options.dtype, options.device, options.shape)
         rival = LlamaForCausalLM.from_pretrained(folder, dtype=DTYPES[options.dtype])
         rival = rival.to(options.device).eval()
         ours, wide = Ours(folder, options.device), Ours(folder, options.device, num_seqs=32)
@@ -206,7 +226,8 @@ def main() -> None:
         ours.serve(warm)
         padded(rival, warm[:2])
         again: float | str = 0.0
-        size = num * DTYPES[options.dtype].itemsize - CONFIG["vocab_size"] * 1024 * 2
+        hidden = (CONFIG | SHAPES[options.shape])["hidden_size"]
+        size = (num - CONFIG["vocab_size"] * hidden) * DTYPES[options.dtype].itemsize
         for repeat in range(options.repeats):
             asked = requests(options.requests, repeat)
             tokens = sum(output for _, output in asked)

@@ -242,6 +242,8 @@ def main() -> None:
             found.setdefault("batch-1 share of copy bound", []).append(size / copied / alone)
             found.setdefault("engine overhead at batch 32", []).append(overhead(wide))
             found.setdefault("prefix TTFT ratio", []).append(prefix(ours, repeat))
+        ours.run.close()
+        wide.run.close()
     summary = {
         key: {"median": statistics.median(v), "min": min(v), "max": max(v)}
         for key, v in found.items()

@@ -10,7 +10,9 @@ from plimsoll.models.context import FullContext
 from plimsoll.models.loading import load
 from plimsoll.serving.executors.coordinator import InstanceSpec
 from plimsoll.serving.executors.torch.live_run import LiveRun
-from plimsoll.serving.executors.torch.worker import ProcessWorker, WorkerSetup
+from plimsoll.serving.executors.torch.messages import Register, StepWork, Work
+from plimsoll.serving.executors.torch.worker import ProcessWorker, WorkerSetup, make_runner
+from plimsoll.serving.generation import SamplingParams
 from plimsoll.serving.policies import ChunkedPrefillPolicy, PrefillFirstPolicy, SplitFusePolicy
 from plimsoll.serving.policy import ClusterPolicy, StepPolicy
 from plimsoll.serving.routers import DisaggPolicy, LeastWorkPolicy
@@ -105,3 +107,25 @@ def test_every_family_scores_as_on_the_cpu(family: str, tmp_path: Path) -> None:
     expected = full_logits(cpu, tokens)
     assert torch.isfinite(expected).all()
     assert (found - expected).abs().max() < 1e-3
+
+
+def test_decodes_are_replayed_graphs(folder: Path) -> None:
+    """Scores of a replay are those of a pass launched kernel by kernel, for odd sizes too."""
+    runner = make_runner(
+        WorkerSetup(folder=folder, num_blocks=400, block_tokens=16, device="cuda:0")
+    )
+    assert runner.graphs is not None
+    params = SamplingParams(max_tokens=99, temperature=0.0)
+    blocks = [list(range(i * 20, i * 20 + 20)) for i in range(5)]
+    lengths = (3, 16, 17, 100, 300)
+    prompts = [[(7 * i + j) % 500 for j in range(n)] for i, n in enumerate(lengths)]
+    begun = [Register(i, p, [], params) for i, p in enumerate(prompts)]
+    runner.step(StepWork(0, 0, begun, [Work(i, p, 0, blocks[i], 0) for i, p in enumerate(prompts)]))
+    for count in (1, 3, 5, 5):
+        work = [Work(i, [11 + i], lengths[i], blocks[i], 1) for i in range(count)]
+        replayed = runner._logits(work).clone()
+        graphs, runner.graphs = runner.graphs, None
+        launched = runner._logits(work)
+        runner.graphs = graphs
+        assert (replayed - launched).abs().max() < 1e-4
+    assert runner.graphs.num_captured == 3

@@ -37,11 +37,13 @@ class KvStore:
         disk_folder: Path | None = None,
     ) -> None:
         self.block_tokens = block_tokens
+        self.spare_block = num_blocks
+        """One block more than is given out, for what belongs to no request."""
         self.device = device
         self.keys: dict[int, Tensor] = {}
         self.values: dict[int, Tensor | None] = {}
         for layer, shape in shapes.items():
-            size = (num_blocks, shape.num_heads, block_tokens, shape.key_dim)
+            size = (num_blocks + 1, shape.num_heads, block_tokens, shape.key_dim)
             self.keys[layer] = torch.zeros(size, dtype=dtype, device=device)
             size = (*size[:3], shape.value_dim)
             self.values[layer] = (

@@ -18,7 +18,7 @@ from plimsoll.models.context import States
 from plimsoll.serving.executors.torch.kv_store import KvStore
 from plimsoll.serving.executors.torch.messages import Work
 
-__all__ = ["PagedContext"]
+__all__ = ["PagedContext", "attend_decodes", "page_pairs"]
 
 _WASTE = 1.5
 _Decode = tuple[int, int, Sequence[int]]
@@ -100,7 +100,7 @@ class PagedContext:
                 k = k_TKD[first:last]
                 v = k[..., :latent_dim] if v_TKE is None else v_TKE[first:last]
             else:
-                pairs = _pairs(numbers[None], heads)
+                pairs = page_pairs(numbers[None], heads)
                 k = _joined(store.gather(keys, pairs, "k"), heads, total)
                 v = (
                     k[..., :latent_dim]
@@ -138,14 +138,14 @@ class PagedContext:
             if values is None
             else store.gather(values, pairs, "v").view(rows, -1, values.shape[-1])
         )
-        return _decode(q_SHD, k, v, group.bias, scale=scale, softcap=softcap, sinks=sinks)
+        return attend_decodes(q_SHD, k, v, group.bias, scale=scale, softcap=softcap, sinks=sinks)
 
     def _grouped(self, window: int, heads: int) -> list[tuple[_Group, Tensor]]:
         """The decodes' groups for layers with this window and number of heads, made once."""
         key = (window, heads)
         if key not in self._groups:
             groups = [self._group(group, window) for group in _alike(self._decodes, window)]
-            self._groups[key] = [(group, _pairs(group.tables, heads)) for group in groups]
+            self._groups[key] = [(group, page_pairs(group.tables, heads)) for group in groups]
         return self._groups[key]
 
     def _group(self, group: Sequence[_Decode], window: int) -> _Group:
@@ -171,7 +171,7 @@ class PagedContext:
         return _Group(places, tables.to(device), bias)
 
 
-def _pairs(tables: Tensor, heads: int) -> Tensor:
+def page_pairs(tables: Tensor, heads: int) -> Tensor:
     """[S * K * pages] numbers of (block, head) pages, sequence by sequence, head by head."""
     head = torch.arange(heads, device=tables.device)[None, :, None]
     return (tables[:, None, :] * heads + head).flatten()
@@ -182,7 +182,7 @@ def _joined(pages: Tensor, heads: int, total: int) -> Tensor:
     return pages.view(heads, -1, pages.shape[-1])[:, :total].transpose(0, 1)
 
 
-def _decode(
+def attend_decodes(
     q_SHD: Tensor,
     k: Tensor,
     v: Tensor,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from plimsoll.models.context import Decoder, FullContext
+from plimsoll.serving.executors.torch.decode_graphs import DecodeGraphs, can_capture
 from plimsoll.serving.executors.torch.kv_store import KvStore
 from plimsoll.serving.executors.torch.messages import (
     Effect,
@@ -68,6 +69,8 @@ class Runner:
         self._grammars = grammars
         self._eos_ids = tuple(eos_ids)
         self._drawing: dict[int, _Drawing] = {}
+        captured = can_capture(model, store.device)
+        self.graphs = DecodeGraphs(model, store) if captured else None
 
     @property
     def num_known(self) -> int:
@@ -108,6 +111,10 @@ class Runner:
 
     def _logits(self, work: Sequence[Work]) -> Tensor:
         """[N, V] of the last token of each item that draws."""
+        if self.graphs is not None and all(len(w.tokens) == 1 for w in work):
+            logits = self.graphs.logits(work)
+            drawing = [i for i, w in enumerate(work) if w.draw >= 0]
+            return logits if len(drawing) == len(work) else logits[drawing]
         context = PagedContext(self.store, work)
         device = self.store.device
         tokens = torch.tensor([t for w in work for t in w.tokens], device=device)

@@ -70,7 +70,7 @@ def open_engine(
     text = file.read_text(encoding="utf-8")
     tokenizer = Tokenizer.from_str(text)
     num_replicas = sum(pool.replicas for pool in plan.pools)
-    threads = max(1, (os.cpu_count() or 1) // num_replicas)
+    threads = max(1, (os.cpu_count() or 1) // plan.num_devices)
     run = deploy(
         plan,
         facts,

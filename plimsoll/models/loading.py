@@ -26,6 +26,7 @@ from plimsoll.models.safetensors_folder import (
     read_tensors,
     stored_tensors,
 )
+from plimsoll.models.sharding import Shard, cut_model
 from plimsoll.spec.errors import SpecError, UnsupportedError
 
 __all__ = ["build", "load", "load_config", "save", "text_config"]
@@ -81,12 +82,16 @@ def load(
     dtype: torch.dtype | None = None,
     device: str | torch.device = "cpu",
     max_length: int = 0,
+    shard: Shard | None = None,
 ) -> Decoder:
     """The model in a folder, with its weights. ``dtype`` None: as most of them are stored.
 
+    With ``shard`` only that rank's part takes memory; see ``models/sharding.py``.
+
     Raises:
         SpecError: files or tensors are missing, not expected, damaged or of the wrong shape.
-        UnsupportedError: a family not in ``FAMILIES``; pickled or quantized weights.
+        UnsupportedError: a family not in ``FAMILIES``; pickled or quantized weights; a part that
+            the model cannot be cut into.
     """
     folder = Path(folder)
     outer = load_config(folder)
@@ -105,12 +110,17 @@ def load(
                 yield part
 
     _check(folder, wanted, {name: list(parts(name, _shape(t))) for name, t in stored.items()})
-    filled = {n: torch.empty_like(t, device=device) for n, t in wanted.items()}
+    cuts = cut_model(model, shard) if shard else {}
+    filled = {n: torch.empty_like(t, device=device) for n, t in module.state_dict().items()}
     with torch.no_grad():
         for name, tensor in read_tensors(stored):
             for part in parts(name, tensor):
-                target = filled[part.name]
-                (target[part.at] if part.at else target).copy_(part.tensor)
+                if part.name not in filled:  # another rank's
+                    continue
+                source, cut, target = part.tensor, cuts.get(part.name), filled[part.name]
+                if cut is not None:
+                    source = source.narrow(cut.dim - len(part.at), cut.first, cut.size)
+                (target[part.at] if part.at else target).copy_(source)
     module.load_state_dict(filled, assign=True)
     module.to(device=device)
     return model

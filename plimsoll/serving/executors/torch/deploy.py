@@ -14,8 +14,10 @@ import torch
 
 from plimsoll.cost.clock import LinearClock, StepClock
 from plimsoll.models.loading import build, load_config
+from plimsoll.models.sharding import Shard, cut_model
 from plimsoll.serving.executors.coordinator import InstanceSpec
 from plimsoll.serving.executors.torch.live_run import LiveRun
+from plimsoll.serving.executors.torch.ranks import GroupWorker
 from plimsoll.serving.executors.torch.worker import (
     LocalWorker,
     ProcessWorker,
@@ -24,7 +26,7 @@ from plimsoll.serving.executors.torch.worker import (
 )
 from plimsoll.serving.simulate.run import batched_tokens, policy_for, router_for
 from plimsoll.spec.errors import SpecError, UnsupportedError
-from plimsoll.spec.plan import ServingPlan
+from plimsoll.spec.plan import Parallel, ServingPlan
 
 __all__ = ["ModelFacts", "deploy", "instance_specs", "model_facts"]
 
@@ -95,26 +97,33 @@ def instance_specs(
     """One a replica; ``kv_bytes`` of KV memory each.
 
     Raises:
-        UnsupportedError: the plan cuts a replica over several devices.
+        UnsupportedError: the plan cuts a replica in a way that the engine or the model has not.
         SpecError: the memory does not hold one request.
     """
     found: list[InstanceSpec] = []
+    if len({pool.parallel for pool in plan.pools}) > 1 and len({p.role for p in plan.pools}) > 1:
+        raise UnsupportedError(
+            "plan: KV is handed over between replicas cut alike only; give both pools the same "
+            "tp and pp"
+        )
     max_len = min(plan.max_model_len or facts.max_context, facts.max_context)
     for pool in plan.pools:
-        if pool.parallel.num_devices != 1:
-            raise UnsupportedError(
-                f"plan: a pool cuts a replica over {pool.parallel.num_devices} devices; this "
-                "engine runs tp = pp = 1, use more replicas or export the plan"
-            )
-        blocks = int(kv_bytes // (facts.kv_token_bytes * pool.block_tokens))
+        token_bytes = _token_bytes(facts, pool.parallel)
+        blocks = int(kv_bytes // (token_bytes * pool.block_tokens))
         if blocks < 2:
             raise SpecError(
                 f"KV memory of {kv_bytes:,.0f} bytes holds {blocks} blocks of "
-                f"{pool.block_tokens} tokens at {facts.kv_token_bytes:,} bytes a token; give more"
+                f"{pool.block_tokens} tokens at {token_bytes:,} bytes a token; give more"
             )
         blocks = min(blocks, -(-(max_len + 1) // pool.block_tokens) * pool.max_num_seqs)
         budget = batched_tokens(pool, max_len)
-        spec_clock = clock or LinearClock(step_base_s=1e-3, token_s=1e-6)
+        spec_clock = clock or LinearClock(
+            step_base_s=1e-3, token_s=1e-6, num_stages=pool.parallel.pp
+        )
+        if spec_clock.num_stages != pool.parallel.pp:
+            raise UnsupportedError(
+                f"plan: pp = {pool.parallel.pp}, but the clock is of {spec_clock.num_stages} stage"
+            )
         spec = InstanceSpec(
             role=pool.role,
             clock=spec_clock,
@@ -128,6 +137,44 @@ def instance_specs(
         )
         found += [spec] * pool.replicas
     return found
+
+
+def _token_bytes(facts: ModelFacts, parallel: Parallel) -> int:
+    """KV bytes of a token over all ranks of a replica; more than the model's where ranks copy."""
+    if parallel.num_devices == 1:
+        return facts.kv_token_bytes
+    if parallel.attention_dp != 1 or parallel.ep != 1:
+        raise UnsupportedError(
+            "plan: this engine cuts replicas by tp and pp only; use attention_dp = ep = 1, or "
+            "export the plan"
+        )
+    numbers = 0
+    for rank in range(parallel.num_devices):
+        model = build(load_config(facts.folder), dtype=torch.float32, device="meta")
+        cut_model(model, _shard(rank, parallel))
+        numbers += sum(s.num_heads * (s.key_dim + s.value_dim) for s in model.kv_shapes.values())
+    return max(1, numbers * _BYTES[facts.dtype])
+
+
+def _shard(rank: int, parallel: Parallel) -> Shard:
+    stage, tp_rank = divmod(rank, parallel.tp)
+    return Shard(tp_rank=tp_rank, tp=parallel.tp, stage=stage, num_stages=parallel.pp)
+
+
+def _devices(device: str, first: int, num: int) -> list[str]:
+    """The devices of ranks ``first`` and on; one CPU serves all.
+
+    Raises:
+        UnsupportedError: fewer GPUs are here.
+    """
+    if device == "cpu":
+        return [device] * num
+    have = torch.cuda.device_count()
+    if first + num > have:
+        raise UnsupportedError(
+            f"plan: takes {first + num} GPUs or more, {have} are here; lower tp, pp or replicas"
+        )
+    return [f"cuda:{first + i}" for i in range(num)]
 
 
 def deploy(
@@ -155,14 +202,26 @@ def deploy(
         dtype=facts.dtype,
         device=device,
         num_threads=num_threads,
+        max_length=specs[0].max_model_len,
         eos_ids=facts.eos_ids,
         tokenizer=tokenizer,
         disk_folder=disk_folder,
     )
 
-    def start(index: int, answer: Callable[[Any], None]) -> LocalWorker | ProcessWorker:
-        spec = specs[index]
+    cuts = [pool.parallel for pool in plan.pools for _ in range(pool.replicas)]
+    if any(cut.num_devices > 1 for cut in cuts) and not processes:
+        raise UnsupportedError("plan: tp and pp above 1 need a process for each rank")
+
+    def start(
+        index: int, answer: Callable[[Any], None]
+    ) -> LocalWorker | ProcessWorker | GroupWorker:
+        spec, cut = specs[index], cuts[index]
         mine = replace(setup, num_blocks=spec.num_blocks, block_tokens=spec.block_tokens)
+        if cut.num_devices > 1:
+            first = sum(c.num_devices for c in cuts[:index])
+            names = _devices(device, first, cut.num_devices)
+            ranks = [replace(mine, device=name) for name in names]
+            return GroupWorker(ranks, cut.tp, cut.pp, answer)
         if processes:
             return ProcessWorker(mine, answer)
         return LocalWorker(make_runner(mine), answer)

@@ -20,6 +20,7 @@ from plimsoll.serving.executors.torch.messages import (
     StepWork,
     SwapIn,
     SwapOut,
+    Wipe,
     Work,
 )
 from plimsoll.serving.executors.torch.sampling.finish import ends
@@ -170,6 +171,7 @@ class TorchEngine(Engine):
             request = self.alive.get(request_id)
             if request is not None:
                 self._texts[request_id].error = why
+                self._effects.append(Wipe(request_id, list(self.numbers.tables[request_id])))
                 if request.phase is Phase.DECODE:
                     slot.leaving.append((request, FAILED))
                 else:

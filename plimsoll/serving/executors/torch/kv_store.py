@@ -40,6 +40,7 @@ class KvStore:
         self.spare_block = num_blocks
         """One block more than is given out, for what belongs to no request."""
         self.device = device
+        self.dtype = dtype
         self.keys: dict[int, Tensor] = {}
         self.values: dict[int, Tensor | None] = {}
         for layer, shape in shapes.items():

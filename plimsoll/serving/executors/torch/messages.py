@@ -21,6 +21,7 @@ __all__ = [
     "StepWork",
     "SwapIn",
     "SwapOut",
+    "Wipe",
     "Work",
 ]
 
@@ -59,7 +60,15 @@ class SwapIn:
     blocks: Sequence[int]
 
 
-Effect = Register | Forget | SwapOut | SwapIn
+@dataclass(frozen=True, slots=True)
+class Wipe:
+    """Zero the blocks of a request that is broken: they may hold what is not a number."""
+
+    request: int
+    blocks: Sequence[int]
+
+
+Effect = Register | Forget | SwapOut | SwapIn | Wipe
 
 
 @dataclass(frozen=True, slots=True)

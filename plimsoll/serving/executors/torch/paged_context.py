@@ -154,7 +154,7 @@ class PagedContext:
         pages = max(
             -(-total // size) - first for (total, _, _), first in zip(group, firsts, strict=True)
         )
-        tables = torch.zeros(len(group), pages, dtype=torch.long)
+        tables = torch.full((len(group), pages), self._store.spare_block)
         seen = torch.zeros(len(group), pages * size, dtype=torch.bool)
         for i, ((total, _, blocks), first) in enumerate(zip(group, firsts, strict=True)):
             used = blocks[first : -(-total // size)]

@@ -1,7 +1,7 @@
 """What a worker does with a message: copies, one pass of the model, one draw of tokens.
 
 Owns the model, the KV memory and what sampling needs to remember of each request. Knows no
-queue, clock or policy. Left out: tensor and pipeline parallel workers.
+queue, clock or policy. A rank of a group of workers is a ``ranks.RankRunner``.
 """
 
 import time
@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 import torch
 from torch import Tensor
 
-from plimsoll.models.context import Decoder, FullContext
+from plimsoll.models.context import Context, Decoder, FullContext
 from plimsoll.serving.executors.torch.decode_graphs import DecodeGraphs, can_capture
 from plimsoll.serving.executors.torch.kv_store import KvStore
 from plimsoll.serving.executors.torch.messages import (
@@ -26,13 +26,14 @@ from plimsoll.serving.executors.torch.messages import (
     StepWork,
     SwapIn,
     SwapOut,
+    Wipe,
     Work,
 )
 from plimsoll.serving.executors.torch.paged_context import PagedContext
 from plimsoll.serving.executors.torch.sampling.draw import draw
 from plimsoll.serving.executors.torch.sampling.grammar import Constraint, Grammars
 from plimsoll.serving.executors.torch.sampling.rows import History, Row, needs_history
-from plimsoll.serving.generation import SamplingParams
+from plimsoll.serving.generation import SamplingParams, TokenLogprobs
 from plimsoll.spec.errors import PlimsollError
 
 __all__ = ["Runner"]
@@ -81,22 +82,17 @@ class Runner:
     def step(self, message: StepWork) -> StepDone:
         """Effects, one pass, one draw."""
         started = time.perf_counter()
-        broken: dict[int, str] = {}
-        for effect in message.effects:
-            try:
-                self._apply(effect)
-            except PlimsollError as error:
-                broken[effect.request] = str(error)
+        broken = self._apply_all(message.effects)
         work = [w for w in message.work if w.request not in broken]
         tokens: dict[int, int] = {}
-        logprobs = {}
-        if work:
+        logprobs: dict[int, TokenLogprobs] = {}
+        logits = self._logits(work) if work else None
+        if logits is not None:
             drawn_for = [w for w in work if w.draw >= 0]
-            drawn = draw(self._logits(work), [self._row(w) for w in drawn_for])
+            drawn = draw(logits, [self._row(w) for w in drawn_for])
             for place, w in enumerate(drawn_for):
                 if place in drawn.broken:
                     broken[w.request] = "the model's output for this request is not a number"
-                    self.store.wipe(w.blocks)
                     continue
                 token = tokens[w.request] = drawn.tokens[place]
                 found = drawn.logprobs[place]
@@ -109,8 +105,8 @@ class Runner:
             message.serial, message.slot, tokens, logprobs, broken, time.perf_counter() - started
         )
 
-    def _logits(self, work: Sequence[Work]) -> Tensor:
-        """[N, V] of the last token of each item that draws."""
+    def _logits(self, work: Sequence[Work]) -> Tensor | None:
+        """[N, V] of the last token of each item that draws; None: another rank has them."""
         if self.graphs is not None and all(len(w.tokens) == 1 for w in work):
             logits = self.graphs.logits(work)
             drawing = [i for i, w in enumerate(work) if w.draw >= 0]
@@ -119,9 +115,25 @@ class Runner:
         device = self.store.device
         tokens = torch.tensor([t for w in work for t in w.tokens], device=device)
         positions = torch.cat([torch.arange(w.start, w.start + len(w.tokens)) for w in work])
-        hidden = self.model(tokens, positions.to(device), context)
+        hidden = self._forward(tokens, positions.to(device), context)
+        if hidden is None:
+            return None
         last = [b - 1 for w, (_, b) in zip(work, context.bounds, strict=True) if w.draw >= 0]
         return self.model.logits(hidden[last])
+
+    def _forward(self, tokens_T: Tensor, positions_T: Tensor, context: Context) -> Tensor | None:
+        """[T, C] behind the last norm; None: another rank has it."""
+        return self.model(tokens_T, positions_T, context)
+
+    def _apply_all(self, effects: Sequence[Effect]) -> dict[int, str]:
+        """Carry effects out; a sentence for each request whose effect failed."""
+        broken: dict[int, str] = {}
+        for effect in effects:
+            try:
+                self._apply(effect)
+            except PlimsollError as error:
+                broken[effect.request] = str(error)
+        return broken
 
     def _row(self, work: Work) -> Row:
         drawing = self._drawing[work.request]
@@ -150,6 +162,8 @@ class Runner:
         elif isinstance(effect, Forget):
             self._drawing.pop(effect.request, None)
             self.store.forget(effect.request)
+        elif isinstance(effect, Wipe):
+            self.store.wipe(effect.blocks)
         elif isinstance(effect, SwapOut):
             self.store.swap_out(effect.request, effect.blocks, effect.num_tokens)
         else:
@@ -166,11 +180,14 @@ class Runner:
         self.store.copy_in(message.request, message.blocks, message.payload)
 
     @torch.inference_mode()
-    def embed(self, message: Embed) -> Embedded:
+    def embed(self, message: Embed) -> Embedded | None:
         """Pooled hidden states of a prompt, beside the paged memory."""
         device = self.store.device
         context = FullContext(1, len(message.tokens))
         tokens = torch.tensor(list(message.tokens), device=device)
-        hidden = self.model(tokens, context.positions(device), context).float()
+        hidden = self._forward(tokens, context.positions(device), context)
+        if hidden is None:
+            return None
+        hidden = hidden.float()
         pooled = hidden[-1] if message.pooling == "last" else hidden.mean(dim=0)
         return Embedded(message.request, pooled.tolist())

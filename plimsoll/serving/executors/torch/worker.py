@@ -19,8 +19,10 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from plimsoll.models.context import Decoder
 from plimsoll.models.loading import load
 from plimsoll.models.packed import pack_linears
+from plimsoll.models.sharding import Shard
 from plimsoll.serving.executors.torch.kv_store import KvStore
 from plimsoll.serving.executors.torch.messages import (
     Embed,
@@ -35,7 +37,7 @@ from plimsoll.serving.executors.torch.runner import Runner
 from plimsoll.serving.executors.torch.sampling.grammar import Grammars
 from plimsoll.spec.errors import PlimsollError
 
-__all__ = ["LocalWorker", "ProcessWorker", "WorkerSetup", "make_runner"]
+__all__ = ["LocalWorker", "ProcessWorker", "WorkerSetup", "handle", "make_runner"]
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -43,13 +45,15 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSetup:
     """What a worker builds. ``dtype`` "" keeps the checkpoint's; ``tokenizer`` is the JSON text
-    of a ``tokenizer.json``, "" if no request may ask for a schema."""
+    of a ``tokenizer.json``, "" if no request may ask for a schema; ``max_length`` the longest
+    sequence that will be run, 0 for what the configuration says."""
 
     folder: Path
     num_blocks: int
     block_tokens: int
     dtype: str = ""
     device: str = "cpu"
+    max_length: int = 0
     num_threads: int = 0
     eos_ids: tuple[int, ...] = ()
     tokenizer: str = ""
@@ -57,12 +61,22 @@ class WorkerSetup:
     disk_folder: Path | None = None
 
 
-def make_runner(setup: WorkerSetup) -> Runner:
-    """Load the model and take the memory."""
+def make_runner(
+    setup: WorkerSetup,
+    *,
+    shard: Shard | None = None,
+    prepare: Callable[[Decoder], None] = lambda model: None,
+    kind: type[Runner] = Runner,
+) -> Runner:
+    """Load the model (a rank's part of it), let it be prepared, and take the memory."""
     from tokenizers import Tokenizer
 
     device = torch.device(setup.device)
-    model = load(setup.folder, dtype=_DTYPES[setup.dtype] if setup.dtype else None, device=device)
+    wanted = _DTYPES[setup.dtype] if setup.dtype else None
+    model = load(
+        setup.folder, dtype=wanted, device=device, max_length=setup.max_length, shard=shard
+    )
+    prepare(model)
     dtype = next(model.parameters()).dtype  # type: ignore[attr-defined]
     pack_linears(cast(nn.Module, model))
     store = KvStore(
@@ -77,10 +91,11 @@ def make_runner(setup: WorkerSetup) -> Runner:
     grammars = None
     if setup.tokenizer and setup.eos_ids:
         grammars = Grammars(Tokenizer.from_str(setup.tokenizer), setup.eos_ids)
-    return Runner(model, store, grammars=grammars, eos_ids=setup.eos_ids)
+    return kind(model, store, grammars=grammars, eos_ids=setup.eos_ids)
 
 
-def _handle(runner: Runner, message: Any) -> Any:
+def handle(runner: Runner, message: Any) -> Any:
+    """The answer to a message, None where there is none."""
     if isinstance(message, StepWork):
         return runner.step(message)
     if isinstance(message, Export):
@@ -123,7 +138,7 @@ class LocalWorker:
         torch.set_num_threads(self._num_threads)  # OpenMP keeps the count thread by thread
         while (message := self._queue.get()) is not None:
             try:
-                result = _handle(self._runner, message)
+                result = handle(self._runner, message)
             except Exception as error:  # whatever it is, the engine must hear of it
                 self._answer(Failed(f"{type(error).__name__}: {error}"))
                 return
@@ -183,7 +198,7 @@ def _main(setup: WorkerSetup, pipe: Connection) -> None:
         runner = make_runner(setup)
         pipe.send(Ready(os.getpid()))
         while (message := pipe.recv()) is not None:
-            result = _handle(runner, message)
+            result = handle(runner, message)
             if result is not None:
                 pipe.send(result)
     except EOFError:

@@ -1,6 +1,6 @@
 """Measure this machine, serve every setting for real and simulated, and write docs/accuracy.md.
 
-    python scripts/write_fidelity.py            measures and serves: ten minutes on two cores
+    python scripts/write_fidelity.py            measures and serves: twenty minutes on two cores
     python scripts/write_fidelity.py --stored   the page again, from docs/fidelity-results.json
     python scripts/write_fidelity.py --device cuda:0 --out gpu.json    another device, kept apart
 

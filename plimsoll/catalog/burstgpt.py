@@ -17,6 +17,7 @@ from plimsoll.catalog.burst_effect import (
     burst_effect,
     effect_of,
 )
+from plimsoll.catalog.burstgpt_real import REAL_CHECKS
 from plimsoll.catalog.contract import (
     AtLeast,
     AtMost,
@@ -517,6 +518,7 @@ _CHECKS = (
         compute=_shuffled,
         slow=True,
     ),
+    *REAL_CHECKS,
 )
 
 SYSTEM = System(
@@ -542,5 +544,4 @@ SYSTEM = System(
         "size": "the files of release 1.2 hold 10.63 M rows (10.14 M without failures) over 231 "
         "days; neither total is the abstract's"
     },
-    waiting=("replay against a real server: send times within 10 ms of the plan (P99)",),
 )

@@ -2,7 +2,7 @@
 
 The machine is measured first (``plimsoll calibrate``), then eighteen settings are served for real
 and on the simulated clock (``evals/fidelity.py``). The other clock is a roofline of the machine's
-own peaks, without what was measured of its kernels and engine. One run of everything, about ten
+own peaks, without what was measured of its kernels and engine. One run of everything, about twenty
 minutes, gives all checks; numbers of another machine are its own.
 """
 

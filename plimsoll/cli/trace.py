@@ -1,4 +1,4 @@
-"""The verbs of ``trace``: show traffic, fit a burst model to it, make a workload and save it."""
+"""The verbs of ``trace``: show traffic, fit a burst model, make a workload, send it to a server."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,9 +10,7 @@ from plimsoll.cli.options import Json, Rate, Seed
 
 __all__ = ["trace_app"]
 
-trace_app = typer.Typer(
-    help="Traffic: show a trace, fit a burst model, make a workload file.", no_args_is_help=True
-)
+trace_app = typer.Typer(help="Traffic: show, fit, make, send to a server.", no_args_is_help=True)
 
 Source = Annotated[
     str, Argument(help="Trace file, saved workload, bundled workload, burst model or 4000/500.")
@@ -81,5 +79,40 @@ def make(
         end_s=float("inf") if end is None else parse_quantity(end, "time", where="--end"),
         max_requests=first,
         sort=sort,
+    )
+    emit(answer, json=json, html=None)
+
+
+@trace_app.command()
+def replay(
+    source: Source,
+    url: Annotated[str, Option(help="Root of an OpenAI-compatible server.")],
+    model: Annotated[str, Option(help="Model to ask for; else the first listed.")] = "",
+    key: Annotated[str, Option(help="API key.", envvar="PLIMSOLL_API_KEY")] = "",
+    rate: Rate = None,
+    requests: Annotated[int, Option(help="Requests to send; 0 takes the source's own.")] = 0,
+    in_flight: Annotated[int, Option(help="Closed loop with that many in flight.")] = 0,
+    vocabulary: Annotated[int, Option(help="Prompt token ids are below this.")] = 256,
+    out: Annotated[Path | None, Option(help="Write every request's times as JSON.")] = None,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Send traffic to a real server at its own times."""
+    from plimsoll.api.trace_replay import replay_workload
+    from plimsoll.cli.output import check_writable, emit, workload_spec
+
+    check_writable(out)
+    asked = workload_spec(source, rate=rate, requests=requests, in_flight=in_flight)
+    answer = replay_workload(
+        source,
+        url,
+        model=model,
+        key=key,
+        rate_per_s=asked.rate_per_s,
+        num_requests=asked.num_requests,
+        num_in_flight=asked.num_in_flight,
+        vocab_size=vocabulary,
+        seed=seed,
+        out=out,
     )
     emit(answer, json=json, html=None)

@@ -80,6 +80,7 @@ HEAVY_MODULES = (
     ".executors.torch",
     "plimsoll.evals.tinylm_",
     "plimsoll.evals.fidelity_run",
+    "plimsoll.evals.http_replay",
     "plimsoll.evals.real_runs",
     "plimsoll.evals.muon",
     "plimsoll.serving.http",

@@ -109,6 +109,7 @@ def test_every_family_scores_as_on_the_cpu(family: str, tmp_path: Path) -> None:
     assert (found - expected).abs().max() < 1e-3
 
 
+@torch.inference_mode()
 def test_decodes_are_replayed_graphs(folder: Path) -> None:
     """Scores of a replay are those of a pass launched kernel by kernel, for odd sizes too."""
     runner = make_runner(

@@ -2,6 +2,7 @@
 
     python scripts/write_systems.py            the page, from the catalog and the stored results
     python scripts/write_systems.py --run      runs every check first and stores what came of it
+    python scripts/write_systems.py --run --only fastgen distserve     those; the others stay
 
 Results are stored in docs/systems-results.json; ``--data FOLDER`` names the published
 measurements that some checks need.
@@ -15,7 +16,8 @@ from typing import Any
 
 from plimsoll.catalog import SYSTEMS
 from plimsoll.catalog.contract import Check, Claim, System
-from plimsoll.catalog.verdicts import band_text
+from plimsoll.catalog.verdicts import Row, band_text
+from plimsoll.spec.io import plain, write_text
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGE = DOCS / "systems.md"
@@ -160,12 +162,20 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
-def _run(data: Path | None) -> None:
+def _run(data: Path | None, only: list[str]) -> None:
     from plimsoll.api.reproduce import reproduce
-    from plimsoll.spec.io import plain, write_text
 
-    answer = reproduce((), data=data, on_row=lambda row: print(row.system, row.what, row.verdict))
-    rows = [{key: plain(row)[key] for key in KEPT} for row in answer.rows]
+    answer = reproduce(only, data=data, on_row=lambda row: print(row.system, row.what, row.verdict))
+    store(list(answer.rows))
+
+
+def store(found: list[Row]) -> None:
+    """Keep rows in place of what is stored of their systems."""
+    fresh = {row.system for row in found}
+    rows = [{key: plain(row)[key] for key in KEPT} for row in found]
+    rows += [row for row in stored() if row["system"] not in fresh]
+    order = list(SYSTEMS)
+    rows.sort(key=lambda row: order.index(row["system"]))
     text = json.dumps({"format_version": 1, "rows": rows}, indent=1, ensure_ascii=False)
     write_text(text + "\n", RESULTS)
 
@@ -174,10 +184,11 @@ def main() -> None:
     """Write the page."""
     parser = argparse.ArgumentParser(description="Write docs/systems.md.")
     parser.add_argument("--run", action="store_true", help="run every check and store the results")
+    parser.add_argument("--only", nargs="+", default=[], help="run these systems only")
     parser.add_argument("--data", type=Path, help="folder of published measurements")
     arguments = parser.parse_args()
     if arguments.run:
-        _run(arguments.data)
+        _run(arguments.data, arguments.only)
     PAGE.write_text(page(stored()), encoding="utf-8")
     print(PAGE, file=sys.stderr)
 

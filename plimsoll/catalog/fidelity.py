@@ -99,7 +99,7 @@ def _check(claim: str, figure: str, title: str, bound: float) -> Check:
         band=AtMost(bound),
         compute=_error(figure),
         unit="of real",
-        ablation=_error(figure, roofline=True) if claim == "tpot" else None,
+        ablation=_error(figure, roofline=True),
         ablation_title=f"{title}, on a roofline of the machine's peaks",
         slow=True,
     )

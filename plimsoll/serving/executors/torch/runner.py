@@ -4,6 +4,8 @@ Owns the model, the KV memory and what sampling needs to remember of each reques
 queue, clock or policy. Left out: tensor and pipeline parallel workers.
 """
 
+import contextlib
+import threading
 import time
 from collections.abc import Collection, Sequence
 
@@ -20,6 +22,7 @@ from plimsoll.serving.executors.torch.messages import (
     Exported,
     Forget,
     Import,
+    Prepare,
     Register,
     StepDone,
     StepWork,
@@ -68,6 +71,7 @@ class Runner:
         self._grammars = grammars
         self._eos_ids = tuple(eos_ids)
         self._drawing: dict[int, _Drawing] = {}
+        self._preparing = threading.Lock()
 
     @property
     def num_known(self) -> int:
@@ -157,6 +161,18 @@ class Runner:
     def take(self, message: Import) -> None:
         """Another worker's KV."""
         self.store.copy_in(message.request, message.blocks, message.payload)
+
+    def prepare(self, message: Prepare) -> None:
+        """Compile a schema in a thread, so that no step waits for it."""
+        if self._grammars is None or self._grammars.knows(message.schema):
+            return
+        thread = threading.Thread(target=self._compile, args=(message.schema,), daemon=True)
+        thread.start()
+
+    def _compile(self, schema: str) -> None:
+        assert self._grammars is not None
+        with self._preparing, contextlib.suppress(PlimsollError):  # the engine tells the client
+            self._grammars.compile(schema)
 
     @torch.inference_mode()
     def embed(self, message: Embed) -> Embedded:

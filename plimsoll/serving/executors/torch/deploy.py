@@ -157,12 +157,16 @@ def deploy(
         num_threads=num_threads,
         eos_ids=facts.eos_ids,
         tokenizer=tokenizer,
-        disk_folder=disk_folder,
     )
 
     def start(index: int, answer: Callable[[Any], None]) -> LocalWorker | ProcessWorker:
         spec = specs[index]
-        mine = replace(setup, num_blocks=spec.num_blocks, block_tokens=spec.block_tokens)
+        mine = replace(
+            setup,
+            num_blocks=spec.num_blocks,
+            block_tokens=spec.block_tokens,
+            disk_folder=disk_folder and disk_folder / f"worker-{index}",
+        )
         if processes:
             return ProcessWorker(mine, answer)
         return LocalWorker(make_runner(mine), answer)

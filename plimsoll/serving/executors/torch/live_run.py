@@ -273,6 +273,8 @@ class LiveRun(Coordinator):
         self.now_s = max(self.now_s, self._clock())
         self._run_due()
         self._flush()
+        for index in range(len(self.engines)):
+            self._real(index).tidy()
         with self._lock:
             if not self.texts and not self._embeds and self._inbox.empty():
                 self._idle.set()
@@ -341,6 +343,10 @@ class LiveRun(Coordinator):
         assert isinstance(self._outputs, dict)
         self._outputs[i] = limit
         self.num_prompt_tokens += len(text.prompt)
+        if self._all_lost():
+            text.error = _NO_WORKER
+            self._end_unplaced(request, FAILED)
+            return
         self._decide(Arrive(i))
 
     def _exported(self, message: Exported) -> None:
@@ -411,8 +417,14 @@ class LiveRun(Coordinator):
             threading.Thread(target=old.close, daemon=True).start()
         if self._restarts[index] <= _MOST_RESTARTS:
             self._launch_worker(index)
-        elif not any(e.inst.up for e in self.engines):
+        elif self._all_lost():
             self._end_all(f"{_NO_WORKER} ({why})")
+
+    def _all_lost(self) -> bool:
+        """Whether no worker is there and none will be started again."""
+        return all(
+            self._restarts[e.inst.id] > _MOST_RESTARTS and not e.inst.up for e in self.engines
+        )
 
     def _close_workers(self) -> None:
         for worker in self._workers:

@@ -178,9 +178,12 @@ class KvStore:
         return payload
 
 
-def _why(error: Exception) -> str:
-    """In words, without paths: clients read it."""
-    return (isinstance(error, OSError) and error.strerror) or type(error).__name__
+def _why(error: BaseException) -> str:
+    """In words, without paths: clients read it. torch hides what the system said behind its own."""
+    found: BaseException | None = error
+    while found is not None and not isinstance(found, OSError):
+        found = found.__context__
+    return (found is not None and found.strerror) or "the file is broken"
 
 
 def _bytes(payload: Payload) -> int:

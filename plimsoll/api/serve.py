@@ -13,7 +13,7 @@ from plimsoll.spec.plan import ChunkedPrefill, Pool, ServingPlan
 if TYPE_CHECKING:
     from plimsoll.serving.executors.torch.text_engine import TextEngine
 
-__all__ = ["default_plan", "kv_memory_bytes", "open_engine", "serve"]
+__all__ = ["default_plan", "kv_memory_bytes", "open_engine", "serve", "worker_threads"]
 
 _MOST_DEFAULT_KV_BYTES = 4 * 2**30
 
@@ -33,6 +33,17 @@ def kv_memory_bytes(num_replicas: int) -> float:
     """KV memory of a replica if none is stated: a fifth of free memory, 4 GiB at most, shared."""
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return min(0.2 * free, _MOST_DEFAULT_KV_BYTES) / num_replicas
+
+
+def worker_threads(num_replicas: int) -> int:
+    """Threads of a worker: ``OMP_NUM_THREADS`` if it is set, else its share of the processors that
+    this process may use. Beside other busy processes fewer are faster: threads wait for each other.
+    """
+    wanted = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    if wanted.isdecimal() and int(wanted) > 0:
+        return int(wanted)
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, (usable or 1) // num_replicas)
 
 
 def open_engine(
@@ -70,14 +81,13 @@ def open_engine(
     text = file.read_text(encoding="utf-8")
     tokenizer = Tokenizer.from_str(text)
     num_replicas = sum(pool.replicas for pool in plan.pools)
-    threads = max(1, (os.cpu_count() or 1) // plan.num_devices)
     run = deploy(
         plan,
         facts,
         kv_bytes=kv_bytes or kv_memory_bytes(num_replicas),
         device=device,
         processes=processes,
-        num_threads=threads,
+        num_threads=worker_threads(plan.num_devices),
         tokenizer=text,
     )
     say(f"loading {name} into {num_replicas} worker{'s' if num_replicas > 1 else ''}")

@@ -1,8 +1,9 @@
 """Server-sent events, and noticing at once that a client has gone.
 
 A stream watches for the disconnect while it writes, so a writer stuck on a full socket does not
-delay it: the batch is closed first, then the writer is stopped. An error after the first frame
-is a frame of its own. Every stream ends with ``[DONE]``.
+delay it: the batch is closed first, then the writer is stopped. A writer with much to write lets
+the loop go on after every few frames, so that others are served and the disconnect is heard. An
+error after the first frame is a frame of its own. Every stream ends with ``[DONE]``.
 Source: the WHATWG event-stream format; OpenAI's API reference for ``[DONE]``.
 """
 
@@ -22,6 +23,7 @@ from plimsoll.serving.http.logs import record_of
 __all__ = ["CLIENT_GONE", "EventStream", "frame", "unless_gone"]
 
 CLIENT_GONE = 499
+FRAMES_AT_ONCE = 4
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 _compact = json.JSONEncoder(separators=(",", ":")).encode
@@ -87,9 +89,13 @@ class EventStream(Response):
     async def _write(self, scope: Scope, send: Send) -> None:
         start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
         await send(start)
+        num_sent = 0
         try:
             async for data in self._frames:
                 await send({"type": "http.response.body", "body": data, "more_body": True})
+                num_sent += 1
+                if num_sent % FRAMES_AT_ONCE == 0:  # neither wait may have let the loop go on
+                    await asyncio.sleep(0)
         except ApiError as error:
             record_of(scope).error = error.message
             data = frame(error.body())

@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from plimsoll.serving.generation import LiveEngine
 from plimsoll.serving.http.app import create_app
 from plimsoll.serving.http.keys import ApiKey
 from plimsoll.serving.http.run import HttpServer
 from plimsoll.serving.http.settings import HttpSettings
+from plimsoll.serving.http.tokens import TextTools
 from tests.serving.http.fake_engine import FakeEngine
 
 KEY = "sk-test-0123456789abcdef"
@@ -45,8 +47,20 @@ def serving(
     engine: FakeEngine, *, keys: tuple[ApiKey, ...] = (), **settings: Any
 ) -> Iterator[Live]:
     """Serve until the block ends."""
+    with serving_at(engine, engine.text, keys=keys, **settings) as url:
+        try:
+            yield Live(url, engine)
+        finally:
+            engine.hold(False)
+
+
+@contextlib.contextmanager
+def serving_at(
+    engine: LiveEngine, text: TextTools, *, keys: tuple[ApiKey, ...] = (), **settings: Any
+) -> Iterator[str]:
+    """The address of any engine's server, until the block ends; closes the engine."""
     chosen = HttpSettings(**{"port": 0, "drain_timeout_s": 5.0, **settings})
-    app = create_app(engine, engine.text, chosen, keys=keys)
+    app = create_app(engine, text, chosen, keys=keys)
     listening = threading.Event()
     urls: list[str] = []
 
@@ -59,9 +73,8 @@ def serving(
     thread.start()
     try:
         assert listening.wait(20)
-        yield Live(urls[0], engine)
+        yield urls[0]
     finally:
-        engine.hold(False)
         server.should_exit = True
         thread.join(20)
         engine.close()

@@ -2,6 +2,7 @@
 
 import json
 import socket
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -187,6 +188,23 @@ def test_a_reader_that_stalls_is_dropped_and_its_blocks_freed(tight: Live) -> No
         sock.sendall(HEAD + b"content-length: %d\r\n\r\n" % len(body) + body)
         assert sock.recv(100).startswith(b"HTTP/1.1 200")
         assert engine.wait_for(lambda: len(engine.cancels) > before, 20)
+
+
+def test_a_client_that_resets_is_heard_at_once(
+    tight: Live, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing is written to its connection afterwards, which asyncio would complain of."""
+    body = json.dumps({**ASK, "max_tokens": 10**8, "stream": True}).encode()
+    engine = tight.engine
+    for _ in range(5):
+        before = len(engine.cancels)
+        with tight.connect() as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            sock.sendall(HEAD + b"content-length: %d\r\n\r\n" % len(body) + body)
+            assert sock.recv(100).startswith(b"HTTP/1.1 200")
+            time.sleep(0.1)
+        assert engine.wait_for(lambda: len(engine.cancels) > before)  # noqa: B023
+    assert not [r for r in caplog.records if "socket.send" in r.getMessage()]
 
 
 def test_requests_in_progress_are_bounded() -> None:

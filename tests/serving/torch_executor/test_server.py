@@ -14,30 +14,9 @@ from pathlib import Path
 import httpx
 import openai
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from tests.serving.torch_executor.tiny_llama import VOCABULARY, make_folder
-
-TEMPLATE = (
-    "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
-    "{% if tools %}{{ tools | tojson }}{% endif %}assistant:"
-)
-
-
-def write_tokenizer(folder: Path) -> None:
-    """Bytes as tokens, a few spare ones, and an end."""
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    names = [*letters, *(f"<spare{i}>" for i in range(VOCABULARY - len(letters) - 1)), "<end>"]
-    tokenizer = Tokenizer(models.BPE(vocab={n: i for i, n in enumerate(names)}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(["<end>"])
-    tokenizer.save(str(folder / "tokenizer.json"))
-    settings = {"eos_token": "<end>", "chat_template": TEMPLATE}
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
-    config = json.loads((folder / "config.json").read_text())
-    config["eos_token_id"] = VOCABULARY - 1
-    (folder / "config.json").write_text(json.dumps(config))
+from tests.serving.torch_executor.tiny_llama import make_folder
+from tests.serving.torch_executor.tiny_text import write_tokenizer
 
 
 @pytest.fixture(scope="module")

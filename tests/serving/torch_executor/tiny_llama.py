@@ -100,6 +100,7 @@ def open_run(
     eos_ids: tuple[int, ...] = (),
     disk_folder: Path | None = None,
     host_bytes: float = float("inf"),
+    tokenizer: str = "",
 ) -> LiveRun:
     """A started run in threads, that checks its books at every turn."""
 
@@ -111,6 +112,7 @@ def open_run(
             eos_ids=eos_ids,
             disk_folder=disk_folder,
             host_bytes=host_bytes,
+            tokenizer=tokenizer,
         )
         return LocalWorker(make_runner(setup), answer)  # type: ignore[arg-type]
 

@@ -205,7 +205,6 @@ def deploy(
         max_length=specs[0].max_model_len,
         eos_ids=facts.eos_ids,
         tokenizer=tokenizer,
-        disk_folder=disk_folder,
     )
 
     cuts = [pool.parallel for pool in plan.pools for _ in range(pool.replicas)]
@@ -216,11 +215,21 @@ def deploy(
         index: int, answer: Callable[[Any], None]
     ) -> LocalWorker | ProcessWorker | GroupWorker:
         spec, cut = specs[index], cuts[index]
-        mine = replace(setup, num_blocks=spec.num_blocks, block_tokens=spec.block_tokens)
+        mine = replace(
+            setup,
+            num_blocks=spec.num_blocks,
+            block_tokens=spec.block_tokens,
+            disk_folder=disk_folder and disk_folder / f"worker-{index}",
+        )
         if cut.num_devices > 1:
             first = sum(c.num_devices for c in cuts[:index])
             names = _devices(device, first, cut.num_devices)
-            ranks = [replace(mine, device=name) for name in names]
+            ranks = [
+                replace(
+                    mine, device=name, disk_folder=mine.disk_folder and mine.disk_folder / str(rank)
+                )
+                for rank, name in enumerate(names)
+            ]
             return GroupWorker(ranks, cut.tp, cut.pp, answer)
         if processes:
             return ProcessWorker(mine, answer)

@@ -225,6 +225,12 @@ class TorchEngine(Engine):
             self._known.remove(request_id)
             self._effects.append(Forget(request_id))
 
+    def tidy(self) -> None:
+        """With no request left, tell the worker what it may drop: no step will."""
+        if self._effects and not self.alive and not any(slot.busy for slot in self.slots):
+            effects, self._effects = self._effects, []
+            self._send(StepWork(-1, 0, effects, []))
+
     def lose(self, now_s: float) -> list[SimRequest]:
         """See ``Engine``; a new worker knows nothing."""
         self._known.clear()

@@ -2,13 +2,15 @@
 
 Keys of a layer are [blocks, heads, block_tokens, key width], values likewise, so that the pages of
 one head are read in one go; latent attention caches keys alone. Swapped requests live in host
-memory up to ``host_bytes``; what goes beyond is written to files in ``disk_folder`` and read back
-when the request returns.
+memory up to ``host_bytes``; what goes beyond is written to files in ``disk_folder``, which is this
+worker's alone, and read back when the request returns. A request that the disk cannot take or
+give back fails; the others go on.
 """
 
-import tempfile
+import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from torch import Tensor
@@ -55,6 +57,9 @@ class KvStore:
         self._swapped: dict[int, Payload | Path] = {}
         self._host_left = host_bytes
         self._disk = disk_folder
+        if disk_folder is not None:  # of a worker that was killed
+            for left in (*disk_folder.glob("*.swap"), *disk_folder.glob("*.part")):
+                left.unlink(missing_ok=True)
 
     @property
     def num_swapped(self) -> int:
@@ -125,18 +130,29 @@ class KvStore:
             self._swapped[request] = payload
             return
         path = self._disk / f"{request}.swap"
+        part = path.with_suffix(".part")
         try:
             self._disk.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=self._disk, delete=False) as file:
+            with part.open("wb") as file:
                 torch.save(payload, file)
-            Path(file.name).replace(path)
+            part.replace(path)
         except (OSError, RuntimeError) as error:
-            raise ExecutionError(f"no room on disk for a swapped request: {error}") from None
+            with contextlib.suppress(OSError):
+                part.unlink()
+            raise ExecutionError(f"no room on disk for a swapped request: {_why(error)}") from None
         self._swapped[request] = path
 
     def swap_in(self, request: int, blocks: Sequence[int]) -> None:
-        """Bring a request back."""
-        payload = self._take(request)
+        """Bring a request back.
+
+        Raises:
+            ExecutionError: it is not here, or the disk does not give it back.
+        """
+        try:
+            payload = self._take(request)
+        except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
+            self.forget(request)
+            raise ExecutionError(f"a swapped request is lost: {_why(error)}") from None
         if payload is None:
             raise ExecutionError(f"request {request} was not put aside here")
         self.copy_in(request, blocks, payload)
@@ -163,6 +179,14 @@ class KvStore:
         if held is not None:
             self.forget(request)
         return payload
+
+
+def _why(error: BaseException) -> str:
+    """In words, without paths: clients read it. torch hides what the system said behind its own."""
+    found: BaseException | None = error
+    while found is not None and not isinstance(found, OSError):
+        found = found.__context__
+    return (found is not None and found.strerror) or "the file is broken"
 
 
 def _bytes(payload: Payload) -> int:

@@ -7,6 +7,7 @@ is started again; requests that ran on it end with an error, those that waited g
 Left out: forming the next step before the tokens of this one are known.
 """
 
+import logging
 import queue
 import threading
 import time
@@ -28,6 +29,7 @@ from plimsoll.serving.executors.torch.messages import (
     Embedded,
     Exported,
     Failed,
+    Prepare,
     Ready,
     StepDone,
 )
@@ -49,8 +51,10 @@ from plimsoll.spec.workload import Workload
 
 __all__ = ["LiveRun", "Worker"]
 
+log = logging.getLogger(__name__)
 _MOST_RESTARTS = 3
 _WORKER_LOST = "the worker that served this request stopped; the request can be sent again"
+_STOPPING = "the server is shutting down"
 _NO_WORKER = "no worker is left to serve requests"
 
 
@@ -107,7 +111,7 @@ class LiveRun(Coordinator):
         self._embeds: dict[int, tuple[Callable[[Sequence[float] | str], None], int]] = {}
         self._start_worker = start_worker
         self._restarts = [0] * len(specs)
-        self._stopping = False
+        self._stopping = self._over_for_good = False
         self.block_tokens = specs[0].block_tokens
         self.caches_prefixes = any(spec.prefix_caching for spec in specs)
         recorder = LiveRecorder(keep=keep)
@@ -160,8 +164,11 @@ class LiveRun(Coordinator):
         with self._lock:
             request = self._next
             self._next += 1
-            self._idle.clear()
-            self._inbox.put((-1, _Submit(request, text, keys, priority, request_class)))
+            if not self._over_for_good:
+                self._idle.clear()
+                self._inbox.put((-1, _Submit(request, text, keys, priority, request_class)))
+                return request
+        self._end_unseen(text)
         return request
 
     def cancel(self, request: int) -> None:
@@ -170,7 +177,15 @@ class LiveRun(Coordinator):
 
     def embed(self, message: Embed, deliver: Callable[[Sequence[float] | str], None]) -> None:
         """Have an instance pool a prompt; the answer comes from the run's thread."""
-        self._inbox.put((-3, (message, deliver)))
+        with self._lock:
+            if not self._over_for_good:
+                self._inbox.put((-3, (message, deliver)))
+                return
+        deliver(self.failure or _STOPPING)
+
+    def prepare(self, schema: str) -> None:
+        """Have every instance compile a JSON schema before a request needs it."""
+        self._inbox.put((-5, Prepare(schema)))
 
     def wait_idle(self, timeout_s: float | None = None) -> bool:
         """Wait until no request is left; whether that came in time."""
@@ -215,11 +230,30 @@ class LiveRun(Coordinator):
             while not self._stopping:
                 self._turn()
         except Exception as error:
+            log.exception("the run failed")
             self.failure = f"{type(error).__name__}: {error}"
             self._stopping = True
-        self._end_all(self.failure or "the server is shutting down")
+        try:
+            self._end_all(self.failure or _STOPPING)
+        except Exception:
+            log.exception("the books could not be closed")
         self._flush()
+        for text in self.texts.values():
+            self._end_unseen(text)
+        with self._lock:
+            self._over_for_good = True
+        while not self._inbox.empty():
+            index, message = self._inbox.get()
+            if index == -1:
+                self._end_unseen(message.text)
+            elif index == -3:
+                message[1](self.failure or _STOPPING)
         self._idle.set()
+
+    def _end_unseen(self, text: Conversation) -> None:
+        """End what came when the run was over, or what its broken books no longer know."""
+        text.finish, text.error = "error", self.failure or _STOPPING
+        text.end(text)
 
     def _turn(self) -> None:
         """Wait for something, handle all that has come, deliver."""
@@ -239,6 +273,8 @@ class LiveRun(Coordinator):
         self.now_s = max(self.now_s, self._clock())
         self._run_due()
         self._flush()
+        for index in range(len(self.engines)):
+            self._real(index).tidy()
         with self._lock:
             if not self.texts and not self._embeds and self._inbox.empty():
                 self._idle.set()
@@ -262,6 +298,10 @@ class LiveRun(Coordinator):
             self._begin_embed(*message)
         elif index == -4:
             self._stopping = True
+        elif index == -5:
+            for engine in self.engines:
+                if engine.inst.up:
+                    self._real(engine.inst.id).tell(message)
         elif isinstance(message, StepDone):
             engine = self._real(index)
             if engine.finish_step(message, self.now_s):
@@ -303,6 +343,10 @@ class LiveRun(Coordinator):
         assert isinstance(self._outputs, dict)
         self._outputs[i] = limit
         self.num_prompt_tokens += len(text.prompt)
+        if self._all_lost():
+            text.error = _NO_WORKER
+            self._end_unplaced(request, FAILED)
+            return
         self._decide(Arrive(i))
 
     def _exported(self, message: Exported) -> None:
@@ -373,8 +417,14 @@ class LiveRun(Coordinator):
             threading.Thread(target=old.close, daemon=True).start()
         if self._restarts[index] <= _MOST_RESTARTS:
             self._launch_worker(index)
-        elif not any(e.inst.up for e in self.engines):
+        elif self._all_lost():
             self._end_all(f"{_NO_WORKER} ({why})")
+
+    def _all_lost(self) -> bool:
+        """Whether no worker is there and none will be started again."""
+        return all(
+            self._restarts[e.inst.id] > _MOST_RESTARTS and not e.inst.up for e in self.engines
+        )
 
     def _close_workers(self) -> None:
         for worker in self._workers:

@@ -15,6 +15,7 @@ __all__ = [
     "Failed",
     "Forget",
     "Import",
+    "Prepare",
     "Ready",
     "Register",
     "StepDone",
@@ -150,6 +151,13 @@ class Embedded:
 
     request: int
     vector: Sequence[float] | str
+
+
+@dataclass(frozen=True, slots=True)
+class Prepare:
+    """A request with this JSON schema may come: compile it beside the steps. No answer."""
+
+    schema: str
 
 
 @dataclass(frozen=True, slots=True)

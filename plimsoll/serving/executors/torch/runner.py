@@ -4,6 +4,8 @@ Owns the model, the KV memory and what sampling needs to remember of each reques
 queue, clock or policy. A rank of a group of workers is a ``ranks.RankRunner``.
 """
 
+import contextlib
+import threading
 import time
 from collections.abc import Collection, Sequence
 
@@ -21,6 +23,7 @@ from plimsoll.serving.executors.torch.messages import (
     Exported,
     Forget,
     Import,
+    Prepare,
     Register,
     StepDone,
     StepWork,
@@ -72,6 +75,7 @@ class Runner:
         self._drawing: dict[int, _Drawing] = {}
         captured = can_capture(model, store.device)
         self.graphs = DecodeGraphs(model, store) if captured else None
+        self._preparing = threading.Lock()
 
     @property
     def num_known(self) -> int:
@@ -178,6 +182,18 @@ class Runner:
     def take(self, message: Import) -> None:
         """Another worker's KV."""
         self.store.copy_in(message.request, message.blocks, message.payload)
+
+    def prepare(self, message: Prepare) -> None:
+        """Compile a schema in a thread, so that no step waits for it."""
+        if self._grammars is None or self._grammars.knows(message.schema):
+            return
+        thread = threading.Thread(target=self._compile, args=(message.schema,), daemon=True)
+        thread.start()
+
+    def _compile(self, schema: str) -> None:
+        assert self._grammars is not None
+        with self._preparing, contextlib.suppress(PlimsollError):  # the engine tells the client
+            self._grammars.compile(schema)
 
     @torch.inference_mode()
     def embed(self, message: Embed) -> Embedded | None:

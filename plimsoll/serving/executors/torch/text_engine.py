@@ -1,10 +1,13 @@
 """A live engine for servers: text in deltas, stop strings, counts; over one real run.
 
-Implements ``serving.generation.LiveEngine``. Left out: beams.
+Implements ``serving.generation.LiveEngine``. A request with a JSON schema that was not seen lately
+waits at a gate until it is compiled. Left out: beams.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import count
 from typing import Literal
 
@@ -15,8 +18,14 @@ from plimsoll.serving.executors.torch.live_run import LiveRun
 from plimsoll.serving.executors.torch.messages import Embed
 from plimsoll.serving.executors.torch.sampling.detokenize import TextStream
 from plimsoll.serving.executors.torch.sampling.grammar import Grammars
-from plimsoll.serving.generation import Delta, EngineStats, Generation, TokenLogprobs
-from plimsoll.spec.errors import PlimsollError
+from plimsoll.serving.executors.torch.schema_gate import SchemaGate
+from plimsoll.serving.generation import (
+    Delta,
+    EngineStats,
+    FinishReason,
+    Generation,
+    TokenLogprobs,
+)
 
 __all__ = ["TextEngine"]
 
@@ -32,6 +41,7 @@ class _Client:
         self._deliver = deliver
         self._held: list[tuple[str, bool]] = []
         self._ended = False
+        self.when_over: Callable[[], None] = lambda: None
         self.conversation = Conversation(
             generation.prompt,
             params,
@@ -52,8 +62,13 @@ class _Client:
             Delta(tokens=(token,), text=text, logprobs=() if logprobs is None else (logprobs,))
         )
 
+    def refuse(self, finish: FinishReason, why: str) -> None:
+        """End it before it begins."""
+        self._deliver(Delta(finish=finish, error=why))
+
     def _end(self, text: Conversation) -> None:
         assert text.finish is not None
+        self.when_over()
         self._deliver(
             Delta(
                 text="" if self._ended else self._stream.finish(),
@@ -83,6 +98,7 @@ class TextEngine:
         self._run = run
         self._tokenizer = tokenizer
         self._grammars = grammars
+        self._gate = None if grammars is None else SchemaGate(grammars, run.prepare)
         self._draining = False
         self._embeds = count()
 
@@ -97,11 +113,22 @@ class TextEngine:
             params = replace(generation.params, max_tokens=room)
             generation = replace(generation, params=params)
         client = _Client(self._tokenizer, generation, deliver)
-        return self._run.submit(
-            client.conversation,
-            priority=generation.priority,
-            request_class=generation.request_class,
-        )
+
+        def enter(ticket: int = -1) -> int:
+            if self._gate is not None and ticket < -1:
+                client.when_over = partial(self._gate.over, ticket)
+            return self._run.submit(
+                client.conversation,
+                priority=generation.priority,
+                request_class=generation.request_class,
+            )
+
+        schema = generation.params.json_schema
+        if schema is None or self._grammars is None or self._gate is None:
+            return enter()
+        if self._grammars.knows(schema):
+            return enter()
+        return self._gate.submit(schema, enter, client.refuse)
 
     def _refusal(self, generation: Generation) -> str:
         if self._draining or self._run.failure:
@@ -116,18 +143,14 @@ class TextEngine:
             )
         if min(prompt) < 0 or max(prompt) >= self.vocab_size:
             return f"token ids must be 0 to {self.vocab_size - 1}"
-        schema = generation.params.json_schema
-        if schema is not None:
-            if self._grammars is None:
-                return "json_schema: this model has no end-of-sequence token to finish with"
-            try:
-                self._grammars.compile(schema)
-            except PlimsollError as error:
-                return str(error)
+        if generation.params.json_schema is not None and self._grammars is None:
+            return "json_schema: this model has no end-of-sequence token to finish with"
         return ""
 
     def cancel(self, request: int) -> None:
         """See ``LiveEngine``."""
+        if request < -1 and self._gate is not None:
+            request = self._gate.cancel(request)
         if request >= 0:
             self._run.cancel(request)
 
@@ -147,9 +170,10 @@ class TextEngine:
         """See ``LiveEngine``."""
         run = self._run
         insts = [engine.inst for engine in run.engines]
+        at_the_gate = 0 if self._gate is None else self._gate.num_waiting
         return EngineStats(
             running=sum(inst.num_running for inst in insts),
-            waiting=sum(len(inst.waiting) for inst in insts),
+            waiting=sum(len(inst.waiting) for inst in insts) + at_the_gate,
             used_blocks=sum(inst._pool.held for inst in insts),
             total_blocks=sum(inst._pool.total for inst in insts),
             preemptions=run.num_preempted,
@@ -169,9 +193,14 @@ class TextEngine:
     def drain(self, timeout_s: float) -> bool:
         """See ``LiveEngine``."""
         self._draining = True
-        return self._run.wait_idle(timeout_s)
+        until_s = time.monotonic() + timeout_s
+        if self._gate is not None and not self._gate.wait_idle(timeout_s):
+            return False
+        return self._run.wait_idle(max(0.0, until_s - time.monotonic()))
 
     def close(self) -> None:
         """See ``LiveEngine``."""
         self._draining = True
+        if self._gate is not None:
+            self._gate.close()
         self._run.close()

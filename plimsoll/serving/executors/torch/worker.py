@@ -30,6 +30,7 @@ from plimsoll.serving.executors.torch.messages import (
     Export,
     Failed,
     Import,
+    Prepare,
     Ready,
     StepWork,
 )
@@ -102,6 +103,8 @@ def handle(runner: Runner, message: Any) -> Any:
         return runner.export(message)
     if isinstance(message, Import):
         return runner.take(message)
+    if isinstance(message, Prepare):
+        return runner.prepare(message)
     assert isinstance(message, Embed)
     try:
         return runner.embed(message)

@@ -1,6 +1,8 @@
 """Whatever the logits, constrained output is JSON that fits its schema."""
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import jsonschema
 import numpy as np
@@ -167,6 +169,11 @@ def test_a_token_out_of_place_is_refused(tokenizer: Tokenizer, grammars: Grammar
         ('{"type": "string", "pattern": "("}', "unclosed group"),
         ('{"type": "integer", "minimum": 5, "maximum": 3}', "minimum"),
         ('{"enum": []}', "Unsatisfiable"),
+        ('{"items":' * 300 + "{}" + "}" * 300, "cannot be read: recursion limit"),
+        ('{"items":' * 5000 + "{}" + "}" * 5000, "nested too deeply"),
+        ('{"const": "\\ud800"}', "cannot be read"),
+        ('{"title": "' + "x" * 2**16 + '"}', "the most is 65,536"),
+        (json.dumps({"properties": {f"{i}": {} for i in range(5000)}}), "grammar size"),
     ],
 )
 def test_bad_schemas_are_refused_in_one_sentence(
@@ -176,6 +183,34 @@ def test_bad_schemas_are_refused_in_one_sentence(
         grammars.compile(schema)
     assert str(caught.value).startswith("json_schema: ")
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
+
+
+def test_one_schema_is_built_once_and_holds_up_no_other(tokenizer: Tokenizer) -> None:
+    """Builds stand still until released; what was built or failed is told to all who wait."""
+    begun: list[str] = []
+    release = threading.Event()
+
+    class Counting(Grammars):
+        def _start(self, schema_json: str) -> Constraint:
+            begun.append(schema_json)
+            if "wait" in schema_json:
+                assert release.wait(30)
+            return super()._start(schema_json)
+
+    grammars = Counting(tokenizer, EOS)
+    slow, bad = '{"title": "wait", "enum": [1]}', '{"title": "wait", "type": "foo"}'
+    with ThreadPoolExecutor(6) as pool:
+        good = [pool.submit(grammars.compile, slow) for _ in range(3)]
+        wrong = [pool.submit(grammars.compile, bad) for _ in range(3)]
+        grammars.compile("{}")
+        assert grammars.knows("{}") and not grammars.knows(slow)
+        assert not any(future.done() for future in good + wrong)
+        release.set()
+        assert len({tuple(future.result().mask()) for future in good}) == 1
+        for future in wrong:
+            with pytest.raises(SpecError, match="Invalid type"):
+                future.result()
+    assert begun.count(slow) == 1 and grammars.knows(slow) and not grammars.knows(bad)
 
 
 def test_a_grammar_needs_an_end(tokenizer: Tokenizer) -> None:

@@ -35,7 +35,7 @@ def kv_memory_bytes(num_replicas: int) -> float:
     return min(0.2 * free, _MOST_DEFAULT_KV_BYTES) / num_replicas
 
 
-def worker_threads(num_replicas: int) -> int:
+def worker_threads(num_workers: int) -> int:
     """Threads of a worker: ``OMP_NUM_THREADS`` if it is set, else its share of the processors that
     this process may use. Beside other busy processes fewer are faster: threads wait for each other.
     """
@@ -43,7 +43,7 @@ def worker_threads(num_replicas: int) -> int:
     if wanted.isdecimal() and int(wanted) > 0:
         return int(wanted)
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, (usable or 1) // num_replicas)
+    return max(1, (usable or 1) // num_workers)
 
 
 def open_engine(

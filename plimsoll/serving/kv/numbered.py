@@ -61,6 +61,10 @@ class NumberedPool(PagedPool):
         for _ in range(-(-num_tokens // self.block_tokens) - len(table)):
             table.append(self._free_numbers.pop())
 
+    def private_blocks(self, request: Holder) -> list[int]:
+        """The block numbers of a request that are not offered to others."""
+        return self.tables[request.id][request.num_units * self.unit_blocks :]
+
     def publish(self, request: SimRequest) -> None:
         """See ``PagedPool``."""
         before = request.num_units
@@ -80,8 +84,8 @@ class NumberedPool(PagedPool):
 
     def release(self, request: Holder) -> None:
         """See ``PagedPool``."""
-        table = self.tables.pop(request.id)
-        self._free_numbers.extend(reversed(table[request.num_units * self.unit_blocks :]))
+        self._free_numbers.extend(reversed(self.private_blocks(request)))
+        del self.tables[request.id]
         super().release(request)
 
     def clear(self) -> None:
@@ -100,8 +104,7 @@ class NumberedPool(PagedPool):
         places = [("free", self._free_numbers)]
         places += [(f"unit {key}", numbers) for key, numbers in self._units.items()]
         for holder in holders:
-            private = self.tables[holder.id][holder.num_units * self.unit_blocks :]
-            places.append((f"request {holder.id}", private))
+            places.append((f"request {holder.id}", self.private_blocks(holder)))
         seen: dict[int, str] = {}
         for place, numbers in places:
             for number in numbers:

@@ -111,7 +111,7 @@ def test_same_tokens_as_one_process(
 CUTTABLE = {
     "qwen3": (*DENSE["qwen3"], Parallel(tp=2)),
     "phi3": (*DENSE["phi3"], Parallel(tp=2)),
-    "gemma3": (*DENSE["gemma3"], Parallel(tp=2)),
+    "gemma3": (*DENSE["gemma3"], Parallel(pp=2)),
     "llama-biases-tied": (*DENSE["llama-biases-tied"], Parallel(tp=2)),
     "gpt_oss": (*EXPERTS["gpt_oss"], Parallel(tp=2, pp=2)),
     "mixtral": (*EXPERTS["mixtral"], Parallel(pp=2)),

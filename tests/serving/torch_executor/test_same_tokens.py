@@ -1,12 +1,14 @@
 """Tokens are the same under any chunking, preemption, swap, hand-over and batch composition."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from plimsoll.models.context import FullContext
-from plimsoll.models.loading import load
+from plimsoll.models.loading import load, save
+from plimsoll.serving.generation import SamplingParams
 from plimsoll.serving.policies import (
     ChunkedPrefillPolicy,
     OrcaPolicy,
@@ -15,7 +17,14 @@ from plimsoll.serving.policies import (
 )
 from plimsoll.serving.policy import StepPolicy
 from plimsoll.serving.routers import DisaggPolicy
-from tests.serving.torch_executor.tiny_llama import make_folder, open_run, requests, serve_all, spec
+from tests.serving.torch_executor.tiny_llama import (
+    Asked,
+    make_folder,
+    open_run,
+    requests,
+    serve_all,
+    spec,
+)
 
 NUM = 60
 
@@ -115,3 +124,28 @@ def test_end_of_sequence_ends_and_frees(folder: Path, alone: list[list[int]]) ->
     cut = [t[: t.index(common) + 1] if common in t else t for t in alone]
     assert cut != alone
     assert serve_all(run, requests(NUM, shared=64)) == cut
+
+
+def test_a_broken_request_leaves_shared_blocks_alone(folder: Path, tmp_path: Path) -> None:
+    """One token's embedding is no number: its request fails, its prefix still serves others."""
+    model: Any = load(folder)
+    with torch.no_grad():
+        model.embed_tokens.weight[500] = float("nan")
+    save(model, tmp_path)
+    prefix = [(11 * i) % 400 for i in range(64)]
+    greedy = SamplingParams(max_tokens=12, temperature=0.0)
+    found = []
+    for broken in (False, True):
+        run = open_run(tmp_path, [spec(ChunkedPrefillPolicy(token_budget=64), 100)])
+        tails = [[1, 2], [500], [3, 4, 5]] if broken else [[1, 2], [3, 4, 5]]
+        asked = [Asked([*prefix, *tail], greedy) for tail in tails]
+        for one in asked:
+            run.submit(one.conversation())
+            assert run.wait_idle(60)
+        run.close()
+        assert not run.failure
+        if broken:
+            assert "not a number" in asked.pop(1).over[0].error
+        assert asked[1].over[0].cached_tokens == 64
+        found.append([one.delivered for one in asked])
+    assert found[0] == found[1]

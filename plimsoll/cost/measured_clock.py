@@ -40,13 +40,30 @@ def linear_s(
     Beyond the table tokens and widths follow the power law of its last two entries, held between
     none and proportional; ``cycled_bytes`` is held at the table's ends.
     """
-    least, most = table.cycled_bytes[0], table.cycled_bytes[-1]
-    places = [
-        _place(table.cycled_bytes, min(max(cycled_bytes, least), most)),
-        _place(table.outputs, outputs),
-        _place(table.inputs, inputs),
-        _place(table.tokens, tokens),
+    axes = (table.cycled_bytes, table.outputs, table.inputs, table.tokens)
+    held = [
+        min(max(value, axis[0]), axis[-1])
+        for axis, value in zip(axes, (cycled_bytes, outputs, inputs, tokens), strict=True)
     ]
+    logarithm = _logarithm(table, axes, held)
+    for place, value in ((1, outputs), (2, inputs), (3, tokens)):
+        axis = axes[place]
+        if value == held[place] or len(axis) == 1:
+            continue
+        ends = (axis[-2], axis[-1]) if value > axis[-1] else (axis[0], axis[1])
+        low, high = (
+            _logarithm(table, axes, [*held[:place], end, *held[place + 1 :]]) for end in ends
+        )
+        power = min(max((high - low) / math.log(ends[1] / ends[0]), 0.0), 1.0)
+        logarithm += power * math.log(value / held[place])
+    return math.exp(logarithm)
+
+
+def _logarithm(
+    table: LinearTimes, axes: Sequence[Sequence[float]], values: Sequence[float]
+) -> float:
+    """Of seconds, inside the table."""
+    places = [_place(axis, value) for axis, value in zip(axes, values, strict=True)]
     logarithm = 0.0
     for corner in itertools.product((0, 1), repeat=4):
         weight = 1.0
@@ -57,7 +74,7 @@ def linear_s(
         if weight:
             c, o, i, t = at
             logarithm += weight * math.log(table.seconds[c][o][i][t])
-    return math.exp(logarithm)
+    return logarithm
 
 
 def _place(axis: Sequence[float], value: float) -> tuple[int, float]:

@@ -327,3 +327,26 @@ def test_engine_times_need_steps_of_two_sizes():
     assert fit.sequence_s.value == pytest.approx(2e-5, rel=1e-6)
     with pytest.raises(UnsupportedError, match="takes 4 steps"):
         engine_times([(1, 1, 1e-4)] * 8, [0.1])
+
+
+def test_beyond_the_table_time_grows_at_most_in_proportion():
+    """Noise between neighbors is not blown up where several axes are left at once."""
+    rough = replace(
+        LINEAR,
+        seconds=tuple(
+            tuple(
+                tuple(
+                    tuple(1e-6 * (1 + ((c + o + i + t) % 2)) for t in range(len(TOKENS)))
+                    for i in range(len(WIDTHS))
+                )
+                for o in range(len(WIDTHS))
+            )
+            for c in range(len(CYCLED))
+        ),
+    )
+    edge = linear_s(rough, 256, 1024, 1024, 1e8)
+    far = linear_s(rough, 256 * 16, 1024 * 100, 1024 * 4, 1e12)
+    assert edge <= far <= edge * 16 * 100 * 4 * 1.001
+    assert linear_s(LINEAR, 1024, 2048, 1024, 1e8) == pytest.approx(
+        multiply_s(1024, 2048, 1024, 1e8)
+    )

@@ -171,8 +171,9 @@ class TorchEngine(Engine):
             request = self.alive.get(request_id)
             if request is not None:
                 self._texts[request_id].error = why
-                own = self.numbers.private_blocks(request)  # others may read the shared ones
-                self._effects.append(Wipe(request_id, own))
+                if request_id in self.numbers.tables:  # else it holds none here
+                    own = self.numbers.private_blocks(request)  # others may read the shared ones
+                    self._effects.append(Wipe(request_id, own))
                 if request.phase is Phase.DECODE:
                     slot.leaving.append((request, FAILED))
                 else:

@@ -4,9 +4,11 @@ import contextlib
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -47,30 +49,35 @@ def _server() -> Iterator[str]:
         import torch  # noqa: F401
     except ImportError as error:
         raise UnsupportedError(f"needs {error.name}; install plimsoll[torch,server]") from None
-    process = subprocess.Popen(
-        [sys.executable, "-m", "plimsoll.cli.main", "serve", "--port", "0"],
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-    )
-    try:
-        assert process.stderr is not None
-        until_s = time.monotonic() + _START_S
-        for line in process.stderr:
-            found = _ADDRESS.search(line)
-            if found:
-                break
-            if time.monotonic() > until_s:
-                raise ExecutionError("the server did not start in time")
-        else:
+    with tempfile.TemporaryDirectory(prefix="plimsoll-") as place:
+        said = Path(place) / "log"  # a pipe that nobody reads would fill and block it
+        with said.open("wb") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "plimsoll.cli.main", "serve", "--port", "0"],
+                stderr=log,
+                stdout=subprocess.DEVNULL,
+            )
+        try:
+            yield _address(process, said)
+        finally:
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(30)
+            process.kill()
+            process.wait()
+
+
+def _address(process: "subprocess.Popen[bytes]", said: Path) -> str:
+    """What the server says it listens on; it may train its model first."""
+    until_s = time.monotonic() + _START_S
+    while time.monotonic() < until_s:
+        found = _ADDRESS.search(said.read_text(encoding="utf-8", errors="replace"))
+        if found:
+            return found[0]
+        if process.poll() is not None:
             raise ExecutionError("the server ended before it listened")
-        yield found[0]
-    finally:
-        process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(30)
-        process.kill()
-        process.wait()
+        time.sleep(0.1)
+    raise ExecutionError("the server did not start in time")
 
 
 def _replayed(*, in_flight: int) -> Callable[[Context], Measured]:

@@ -138,8 +138,10 @@ def test_tables_of_old_checkpoints_are_skipped(folder: Path) -> None:
     def add(tensors: dict[str, Tensor]) -> None:
         tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.zeros(4)
 
+    before = parameters(folder)
     change_tensors(folder, add)
-    load(folder)
+    assert "model.layers.0.self_attn.rotary_emb.inv_freq" in stored_tensors(folder)
+    assert same(parameters(folder), before)
 
 
 def test_links_are_followed(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -147,7 +149,16 @@ def test_links_are_followed(folder: Path, tmp_path_factory: pytest.TempPathFacto
     other = tmp_path_factory.mktemp("snapshot")
     for path in folder.iterdir():
         (other / path.name).symlink_to(path)
-    load(other)
+    assert same(parameters(other), parameters(folder))
+
+
+def parameters(folder: Path) -> dict[str, Tensor]:
+    """What is loaded, by name."""
+    return dict(load(folder).named_parameters())  # type: ignore[attr-defined]
+
+
+def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[n], second[n]) for n in first)
 
 
 def no_folder(folder: Path) -> None:

@@ -5,6 +5,7 @@ actions out. Whoever runs it owns the clock: the simulator jumps from event to e
 engine waits for them. Events of the coordinator's own go into a heap in order of time.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from heapq import heappush
@@ -67,7 +68,7 @@ class InstanceSpec:
     prefix_caching: bool = True
 
 
-class Coordinator:
+class Coordinator(ABC):
     """``unit_tokens``: tokens a prefix key stands for, 0 for none; ``refusal_rate`` the chance
     that a move or swap is refused, for testing policies; ``log(time, instance, slot, decision)``
     is told every decision, -1 for the cluster policy's."""
@@ -141,14 +142,17 @@ class Coordinator:
             host_blocks=spec.host_blocks,
         )
 
+    @abstractmethod
     def _engine(
         self, spec: InstanceSpec, inst: SimInstance, view: RunView, unit_tokens: int
     ) -> Engine:
-        raise NotImplementedError
+        """The engine of an instance."""
 
+    @abstractmethod
     def _links(self) -> Transfers:
-        raise NotImplementedError
+        """What moves KV between the engines."""
 
+    @abstractmethod
     def _gone(self, request: SimRequest, now_s: float) -> None:
         """A request left the run for good."""
 

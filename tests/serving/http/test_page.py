@@ -102,3 +102,4 @@ def test_a_key_is_asked_for_in_chromium(tmp_path: Path) -> None:
         browser.type("key", KEY)
         browser.value("document.getElementById('key').dispatchEvent(new Event('change'))")
         browser.wait_for("document.getElementById('model').textContent === 'fake/model-1'")
+        assert browser.value("document.getElementById('model').textContent") == "fake/model-1"

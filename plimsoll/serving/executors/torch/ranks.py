@@ -10,7 +10,6 @@ Source: torch.distributed; gloo on CPUs, NCCL on GPUs.
 
 import multiprocessing
 import os
-import signal
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
@@ -37,8 +36,8 @@ from plimsoll.serving.executors.torch.messages import (
     StepDone,
 )
 from plimsoll.serving.executors.torch.runner import Runner
-from plimsoll.serving.executors.torch.worker import WorkerSetup, handle, make_runner
-from plimsoll.spec.errors import ExecutionError, PlimsollError
+from plimsoll.serving.executors.torch.worker import WorkerSetup, make_runner, work_through
+from plimsoll.spec.errors import ExecutionError
 
 __all__ = ["GroupWorker", "RankRunner"]
 
@@ -157,8 +156,7 @@ class GroupWorker:
             process.join(timeout=_CLOSING_S)
 
     def _listen(self, rank: int) -> None:
-        why = ""
-        while not why:
+        while True:
             try:
                 message = self._pipes[rank].recv()
             except (EOFError, OSError):
@@ -167,8 +165,8 @@ class GroupWorker:
                 break
             if isinstance(message, Failed):
                 why = message.why
-            else:
-                self._hear(rank, message)
+                break
+            self._hear(rank, message)
         with self._lock:
             if self._closed:
                 return
@@ -196,27 +194,16 @@ class GroupWorker:
 
 
 def _main(setup: WorkerSetup, shard: Shard, meeting: str, pipe: Connection) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    if setup.num_threads:
-        torch.set_num_threads(setup.num_threads)
-    try:
-        runner = _join(setup, shard, meeting)
-        pipe.send(Ready(os.getpid()))
-        while (message := pipe.recv()) is not None:
-            result = handle(runner, message)
-            if isinstance(result, StepDone | Embedded) and not runner.draws:
-                if isinstance(result, Embedded) and isinstance(result.vector, str):
-                    raise ExecutionError(result.vector)
-                continue
-            if result is not None:
-                pipe.send(result)
-    except EOFError:
-        return
-    except PlimsollError as error:
-        pipe.send(Failed(str(error)))
-    except Exception as error:
-        pipe.send(Failed(f"{type(error).__name__}: {error}"))
+    work_through(pipe, setup, lambda s: _join(s, shard, meeting), _own)
+
+
+def _own(runner: RankRunner, result: Any) -> Any:
+    """Steps and embeddings are answered by the rank that draws; what fails here fails the group."""
+    if runner.draws or not isinstance(result, StepDone | Embedded):
+        return result
+    if isinstance(result, Embedded) and isinstance(result.vector, str):
+        raise ExecutionError(result.vector)
+    return None
 
 
 def _join(setup: WorkerSetup, shard: Shard, meeting: str) -> RankRunner:

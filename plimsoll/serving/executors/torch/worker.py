@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import nn
@@ -38,7 +38,9 @@ from plimsoll.serving.executors.torch.runner import Runner
 from plimsoll.serving.executors.torch.sampling.grammar import Grammars
 from plimsoll.spec.errors import PlimsollError
 
-__all__ = ["LocalWorker", "ProcessWorker", "WorkerSetup", "handle", "make_runner"]
+__all__ = ["LocalWorker", "ProcessWorker", "WorkerSetup", "make_runner", "work_through"]
+
+AnyRunner = TypeVar("AnyRunner", bound=Runner)
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -95,7 +97,7 @@ def make_runner(
     return kind(model, store, grammars=grammars, eos_ids=setup.eos_ids)
 
 
-def handle(runner: Runner, message: Any) -> Any:
+def _handle(runner: Runner, message: Any) -> Any:
     """The answer to a message, None where there is none."""
     if isinstance(message, StepWork):
         return runner.step(message)
@@ -141,7 +143,7 @@ class LocalWorker:
         torch.set_num_threads(self._num_threads)  # OpenMP keeps the count thread by thread
         while (message := self._queue.get()) is not None:
             try:
-                result = handle(self._runner, message)
+                result = _handle(self._runner, message)
             except Exception as error:  # whatever it is, the engine must hear of it
                 self._answer(Failed(f"{type(error).__name__}: {error}"))
                 return
@@ -193,15 +195,28 @@ class ProcessWorker:
 
 
 def _main(setup: WorkerSetup, pipe: Connection) -> None:
+    work_through(pipe, setup, make_runner, lambda runner, result: result)
+
+
+def work_through(
+    pipe: Connection,
+    setup: WorkerSetup,
+    start: Callable[[WorkerSetup], AnyRunner],
+    own: Callable[[AnyRunner, Any], Any],
+) -> None:
+    """The life of a worker process: start a runner, handle messages in order until the pipe ends.
+
+    ``own(runner, result)`` is what of a result is this process's to answer, None for nothing.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if setup.num_threads:
         torch.set_num_threads(setup.num_threads)
     try:
-        runner = make_runner(setup)
+        runner = start(setup)
         pipe.send(Ready(os.getpid()))
         while (message := pipe.recv()) is not None:
-            result = handle(runner, message)
+            result = own(runner, _handle(runner, message))
             if result is not None:
                 pipe.send(result)
     except EOFError:

@@ -133,6 +133,7 @@ REAL_CHECKS = (
         ablation=_replayed(in_flight=4),
         ablation_title="four clients that wait for answers, against the same plan",
         slow=True,
+        timed=True,
     ),
     Check(
         claim="effect",

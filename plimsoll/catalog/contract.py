@@ -115,7 +115,8 @@ class Check:
 
     ``how``: ``run`` here on real tensors, ``simulated`` on the paper's cluster, ``derived`` by
     exact arithmetic. ``fitted_on`` names the data that constants used here were fitted on.
-    ``slow`` checks take more than about ten seconds. ``optional`` checks need a file that few
+    ``slow`` checks take more than about ten seconds. ``timed`` checks compare wall-clock times, so
+    that other work on the machine can fail them. ``optional`` checks need a file that few
     have; without it they are left out and do not count against the system.
     """
 
@@ -129,6 +130,7 @@ class Check:
     ablation_title: str = ""
     fitted_on: str = ""
     slow: bool = False
+    timed: bool = False
     optional: bool = False
 
 

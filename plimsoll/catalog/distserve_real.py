@@ -118,6 +118,7 @@ REAL_CHECKS = (
         ablation=_gap_growth(apart=False),
         ablation_title="in one process",
         slow=True,
+        timed=True,
     ),
     Check(
         claim="interference",
@@ -127,5 +128,6 @@ REAL_CHECKS = (
         compute=_gap_growth(apart=False),
         unit="x",
         slow=True,
+        timed=True,
     ),
 )

@@ -183,6 +183,7 @@ REAL_CHECKS = (
         ablation=_gap_ratio(_UNCUT),
         ablation_title="SplitFuse with a budget that cuts no prompt",
         slow=True,
+        timed=True,
     ),
     Check(
         claim="deadlock",

@@ -47,8 +47,13 @@ class Row:
     seconds: float
 
 
-def run_system(system: System, context: Context, *, quick: bool = False) -> Iterator[Row]:
-    """Rows of one system as they are computed; ``quick`` leaves slow checks out."""
+def run_system(
+    system: System, context: Context, *, quick: bool = False, timed: bool = True
+) -> Iterator[Row]:
+    """Rows of one system as they are computed.
+
+    ``quick`` leaves slow checks out, ``timed=False`` those that need a machine to themselves.
+    """
     claims = {claim.id: claim for claim in system.claims}
     for check in system.checks:
         claim = claims[check.claim]
@@ -56,6 +61,9 @@ def run_system(system: System, context: Context, *, quick: bool = False) -> Iter
             yield _empty(
                 system, claim, check.title, check.how, "not run", "slow; run without --quick"
             )
+            continue
+        if check.timed and not timed:
+            yield _empty(system, claim, check.title, check.how, "not run", "compares times")
             continue
         yield from rows_of(system, claim, check, context)
     for claim_id, reason in system.not_reproduced.items():

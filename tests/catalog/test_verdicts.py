@@ -41,3 +41,27 @@ def test_an_ablation_passes_only_with_a_number_outside(
         checks=(check,),
     )
     assert [row.verdict for row in run_system(system, Context())] == verdicts
+
+
+def test_checks_of_times_are_left_out_where_other_work_would_fail_them() -> None:
+    check = Check(
+        claim="gain",
+        title="gain",
+        how="run",
+        band=AtLeast(1.0),
+        compute=lambda _: Measured(value=2.0),
+        timed=True,
+    )
+    system = System(
+        id="toy",
+        title="",
+        arxiv="",
+        family="",
+        summary="",
+        claims=(Claim(id="gain", text="a gain"),),
+        rooms=(),
+        checks=(check,),
+    )
+    assert [row.verdict for row in run_system(system, Context())] == ["pass"]
+    rows = list(run_system(system, Context(), timed=False))
+    assert [(row.verdict, row.detail) for row in rows] == [("not run", "compares times")]

@@ -6,6 +6,7 @@ decode against the copy bandwidth, the engine's own time per step at batch 32, a
 of a second request behind a shared prefix of 2,000 tokens. Each figure repeated; medians.
 
     python benchmarks/real_engine.py [--dtype bf16] [--device cpu] [--repeats 5] [--shape 0.35b]
+        [--ahead auto]
 """
 
 import argparse
@@ -87,7 +88,9 @@ def requests(num: int, seed: int) -> list[tuple[list[int], int]]:
 class Ours:
     """The engine, its worker in a process of its own as ``plimsoll serve`` runs it."""
 
-    def __init__(self, folder: Path, device: str, num_seqs: int = IN_FLIGHT) -> None:
+    def __init__(
+        self, folder: Path, device: str, num_seqs: int = IN_FLIGHT, *, ahead: bool
+    ) -> None:
         setup = WorkerSetup(
             folder=folder,
             num_blocks=BLOCKS,
@@ -97,7 +100,7 @@ class Ours:
         )
         spec = InstanceSpec(
             clock=LinearClock(),
-            policy=ChunkedPrefillPolicy(token_budget=512),
+            policy=ChunkedPrefillPolicy(token_budget=512, ahead=ahead),
             num_blocks=BLOCKS,
             max_num_seqs=num_seqs,
             max_model_len=4096,
@@ -211,6 +214,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--requests", type=int, default=32)
+    parser.add_argument("--ahead", default="auto", choices=("auto", "yes", "no"))
     parser.add_argument("--shape", default="0.35b", choices=SHAPES)
     options = parser.parse_args()
     from transformers import LlamaForCausalLM
@@ -221,7 +225,9 @@ def main() -> None:
         num = make(folder, options.dtype, options.device, options.shape)
         rival = LlamaForCausalLM.from_pretrained(folder, dtype=DTYPES[options.dtype])
         rival = rival.to(options.device).eval()
-        ours, wide = Ours(folder, options.device), Ours(folder, options.device, num_seqs=32)
+        ahead = options.ahead == "yes" or (options.ahead == "auto" and options.device != "cpu")
+        ours = Ours(folder, options.device, ahead=ahead)
+        wide = Ours(folder, options.device, num_seqs=32, ahead=ahead)
         warm = requests(4, 99)
         ours.serve(warm)
         padded(rival, warm[:2])
@@ -256,6 +262,7 @@ def main() -> None:
         "requests": options.requests,
         "repeats": options.repeats,
         "torch": torch.__version__,
+        "steps formed ahead": ahead,
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
         "machine": platform.machine(),

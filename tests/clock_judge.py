@@ -48,6 +48,9 @@ class _PromptsForFree:
     def swap_s(self, num_tokens: int) -> float:
         return self.clock.swap_s(num_tokens)
 
+    def host_s(self, num_decodes: int) -> float:
+        return self.clock.host_s(num_decodes)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClockJudge:

@@ -18,12 +18,15 @@ __all__ = ["default_plan", "kv_memory_bytes", "open_engine", "serve", "worker_th
 _MOST_DEFAULT_KV_BYTES = 4 * 2**30
 
 
-def default_plan(folder: Path, *, replicas: int = 1) -> ServingPlan:
-    """Chunked prefill with 512 tokens a step and 32 requests at once, on this machine."""
+def default_plan(folder: Path, *, replicas: int = 1, device: str = "cpu") -> ServingPlan:
+    """Chunked prefill with 512 tokens a step and 32 requests at once, on this machine.
+
+    On a GPU, which would wait for the host between short steps, steps are formed ahead.
+    """
     pool = Pool(
         device="this machine",
         replicas=replicas,
-        policy=ChunkedPrefill(token_budget=512),
+        policy=ChunkedPrefill(token_budget=512, ahead=device != "cpu"),
         max_num_seqs=32,
     )
     return ServingPlan(model=str(folder), fleet="this machine", engine="plimsoll", pools=(pool,))
@@ -73,7 +76,7 @@ def open_engine(
         raise UnsupportedError(
             f"serve needs {error.name}; install plimsoll[torch,server]"
         ) from None
-    folder, plan, name = _subject(what, replicas, say)
+    folder, plan, name = _subject(what, replicas, device, say)
     facts = model_facts(folder, dtype=dtype)
     file = folder / "tokenizer.json"
     if not file.exists():
@@ -104,16 +107,16 @@ def open_engine(
 
 
 def _subject(
-    what: Path | None, replicas: int, say: Callable[[str], None]
+    what: Path | None, replicas: int, device: str, say: Callable[[str], None]
 ) -> tuple[Path, ServingPlan, str]:
     if what is None:
         from plimsoll.evals.tinylm import tiny_lm
 
         say("making the demonstration model (once, about two minutes)")
         folder = tiny_lm()
-        return folder, default_plan(folder, replicas=replicas), "plimsoll-demo"
+        return folder, default_plan(folder, replicas=replicas, device=device), "plimsoll-demo"
     if what.is_dir():
-        return what, default_plan(what, replicas=replicas), what.resolve().name
+        return what, default_plan(what, replicas=replicas, device=device), what.resolve().name
     if not what.exists():
         raise SpecError(f"{what}: no such model folder or plan file")
     plan = load_plan(what)

@@ -44,6 +44,13 @@ class StepClock(Protocol):
         """Seconds to move the KV of that many tokens between device and host."""
         ...
 
+    def host_s(self, num_decodes: int) -> float:
+        """Seconds of a decode step in which the device waits for the host.
+
+        They are hidden where the step was formed while the one before still ran.
+        """
+        ...
+
 
 _FOREVER = 2**62
 
@@ -54,7 +61,8 @@ class LinearClock:
 
     prefill_s + token_s * tokens + square_s * sum(new * (cached + new / 2) * 2)
     + decode_s * decodes + context_s * context, and ``step_base_s`` once a step. A chunk of a
-    whole prompt of l tokens has the quadratic term square_s * l**2.
+    whole prompt of l tokens has the quadratic term square_s * l**2. ``host_step_s`` of the base are
+    the host's.
     """
 
     step_base_s: float = 0.0
@@ -62,6 +70,7 @@ class LinearClock:
     square_s: float = 0.0
     decode_s: float = 0.0
     context_s: float = 0.0
+    host_step_s: float = 0.0
     swap_token_s: float = 0.0
     num_stages: int = 1
 
@@ -81,3 +90,7 @@ class LinearClock:
     def swap_s(self, num_tokens: int) -> float:
         """See ``StepClock``."""
         return self.swap_token_s * num_tokens
+
+    def host_s(self, num_decodes: int) -> float:
+        """See ``StepClock``."""
+        return self.host_step_s

@@ -227,6 +227,10 @@ class MeasuredClock:
         rate = min(rates.swap_out_bytes_per_s.value, rates.swap_in_bytes_per_s.value)
         return rates.swap_s.value + kv_bytes(self.model, num_tokens, self.dtype, 1) / rate
 
+    def host_s(self, num_decodes: int) -> float:
+        """See ``StepClock``: the engine's own time, measured with steps formed one by one."""
+        return self._engine_s + (self._sequence_s + self._engine_token_s) * num_decodes
+
     def step_parts(
         self, chunks: Sequence[tuple[int, int]], num_decodes: int, decode_context: int
     ) -> dict[str, float]:

@@ -48,3 +48,7 @@ class PassClock:
     def swap_s(self, num_tokens: int) -> float:
         """See ``StepClock``."""
         return self.swap_token_s * num_tokens
+
+    def host_s(self, num_decodes: int) -> float:
+        """See ``StepClock``; not told apart here."""
+        return 0.0

@@ -284,6 +284,10 @@ class ReplicaClock:
         held = kv_bytes(setting.model, num_tokens, setting.kv_dtype, setting.parallel.tp)
         return swap_s(held / setting.parallel.pp, setting.device)
 
+    def host_s(self, num_decodes: int) -> float:
+        """See ``StepClock``; what a profile charges to the host is what its engine did not hide."""
+        return 0.0
+
     def transfer_s(
         self, num_tokens: int, target: "ReplicaClock", *, same_node: bool = False
     ) -> float:

@@ -274,13 +274,17 @@ class Step:
     step parks; then ``runs`` lists only prompt chunks. ``steady`` promises that the policy
     would decide the same again until a request arrives, ends, is cancelled or moved, or the
     pool has fewer than ``pool.decode_blocks(slot)`` free blocks; the executor may then run many
-    steps as one event. An empty step (no runs, decode_all False) idles until the next event.
+    steps as one event. ``ahead`` with ``steady``: the step after is formed while this one runs,
+    before its tokens are known, unless something known speaks against it; what arrives meanwhile
+    waits for both, and a request that turns out to end in the first runs once more for nothing.
+    An empty step (no runs, decode_all False) idles until the next event.
     """
 
     actions: tuple[Action, ...] = ()
     runs: tuple[Run, ...] = ()
     decode_all: bool = False
     steady: bool = False
+    ahead: bool = False
 
 
 @dataclass(frozen=True, slots=True)

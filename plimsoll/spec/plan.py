@@ -76,13 +76,18 @@ class PrefillFirst:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChunkedPrefill:
-    """Sarathi / vLLM V1: decodes first, then prompt chunks up to a token budget."""
+    """Sarathi / vLLM V1: decodes first, then prompt chunks up to a token budget.
+
+    ``ahead``: decode steps are formed while the ones before run (asynchronous scheduling); what
+    arrives then waits a step longer.
+    """
 
     __pydantic_config__: ClassVar = PLAIN
     kind: Literal["chunked-prefill"] = "chunked-prefill"
     token_budget: Annotated[int, Field(gt=0)] = 2048
     max_partial_prefills: Annotated[int, Field(gt=0)] = 1
     preempt: Literal["recompute", "swap"] = "recompute"
+    ahead: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

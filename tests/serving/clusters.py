@@ -23,6 +23,7 @@ POLICIES = {
     "chunked": ChunkedPrefillPolicy(token_budget=512),
     "chunked-swap": ChunkedPrefillPolicy(token_budget=512, preempt="swap"),
     "chunked-shared": ChunkedPrefillPolicy(token_budget=512, max_partial_prefills=3),
+    "chunked-ahead": ChunkedPrefillPolicy(token_budget=512, ahead=True),
     "prefill-first": PrefillFirstPolicy(max_batched_tokens=2048),
     "prefill-first-swap": PrefillFirstPolicy(max_batched_tokens=2048, preempt="swap"),
     "orca": OrcaPolicy(),

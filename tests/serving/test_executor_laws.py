@@ -79,6 +79,29 @@ def test_a_stage_runs_one_step_at_a_time(name, stages):
     assert len(np.unique(s.slot)) == stages, "every slot is used"
 
 
+@pytest.mark.parametrize("hidden_s", [0.0, 0.01])
+def test_steps_formed_ahead_hide_the_host_and_make_arrivals_wait(hidden_s):
+    clock = LinearClock(step_base_s=0.02, token_s=1e-4, host_step_s=hidden_s)
+    lone = poisson(1, rate=1, prompt=100, output=200).with_changes(
+        output_tokens=np.array([101]), max_tokens=np.array([101])
+    )
+    plain, ahead = (
+        executor(POLICIES[name], clock=clock, replicas=1).run(lone)
+        for name in ("chunked", "chunked-ahead")
+    )
+    gained = (plain.requests.e2e_s - ahead.requests.e2e_s)[0]
+    assert gained == pytest.approx(99 * hidden_s)  # of 100 decode steps all but the first
+    crowd = poisson(300, rate=3, output=400, seed=2)
+    plain, ahead = (
+        executor(POLICIES[name], clock=clock, replicas=1).run(crowd)
+        for name in ("chunked", "chunked-ahead")
+    )
+    assert (ahead.requests.output_tokens == plain.requests.output_tokens).all()
+    if not hidden_s:  # about one step of 20 ms more
+        later_s = (ahead.requests.ttft_s - plain.requests.ttft_s).mean()
+        assert 0.008 < later_s < 0.04
+
+
 @dataclass(frozen=True, kw_only=True)
 class CountedClock(LinearClock):
     """Remembers the swaps asked for."""

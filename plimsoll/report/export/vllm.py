@@ -124,6 +124,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--enable-prefix-caching", action=argparse.BooleanOptionalAction, required=True
     )
+    parser.add_argument("--async-scheduling", action="store_true")
     for flag in ("served-model-name", "kv-cache-dtype"):
         parser.add_argument(f"--{flag}", required=True)
     for flag in ("quantization", "dtype", "kv-transfer-config", "host", "port", "nnodes"):
@@ -171,7 +172,9 @@ def parse_vllm(texts: Iterable[str], *, device: str) -> ParsedDeployment:
                 attention_dp=ranks,
                 ep=a.tensor_parallel_size * ranks if a.enable_expert_parallel else 1,
             ),
-            policy=ChunkedPrefill(token_budget=a.max_num_batched_tokens * ranks),
+            policy=ChunkedPrefill(
+                token_budget=a.max_num_batched_tokens * ranks, ahead=bool(a.async_scheduling)
+            ),
             max_num_seqs=a.max_num_seqs * ranks,
             memory_fraction=a.gpu_memory_utilization,
             block_tokens=a.block_size,

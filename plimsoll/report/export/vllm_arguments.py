@@ -176,6 +176,8 @@ def engine_arguments(
         ("--enable-chunked-prefill", None),
         ("--enable-prefix-caching" if pool.prefix_caching else "--no-enable-prefix-caching", None),
     ]
+    if isinstance(pool.policy, ChunkedPrefill) and pool.policy.ahead:
+        arguments.append(("--async-scheduling", None))
     if pool.role != "both":
         if pool.parallel.pp > 1:
             refuse(

@@ -6,6 +6,9 @@ linear piece. Anything that reaches the instance meanwhile cuts the run at the n
 boundary (``interrupt``), where the policy is asked again. With ``fast_forward`` off every
 step is an event; the results are the same (tests/serving/test_fast_forward.py).
 
+A steady step that lets the next one be formed ahead is not made one event: the step after it is
+formed when it begins, from what is known then, and so on until something changes.
+
 Pipelines: stage i of a step starts when its stage i - 1 ended and the stage is free.
 """
 
@@ -83,6 +86,8 @@ class Engine(Residents):
         self._fast = fast_forward and inst.num_slots == 1
         self._stage_free_s = [0.0] * inst.num_slots
         self._now = now
+        self.num_wasted = 0
+        """Tokens of steps formed ahead that came for requests which had ended."""
         inst._catch_up = self._catch_up
 
     # What reaches the instance from outside
@@ -102,6 +107,7 @@ class Engine(Residents):
             self._begin_idle(now_s)
             return
         slot = self.slots[0]
+        slot.changed = True
         if not slot.busy:
             self.begin(slot, now_s)
         elif slot.steps > 1:
@@ -134,6 +140,7 @@ class Engine(Residents):
         slot = self.slots[request.slot] if request.slot >= 0 else None
         if slot is not None and slot.busy and request.phase is Phase.DECODE:
             slot.leaving.append((request, status))
+            slot.changed = True
             if slot.steps > 1:
                 self._interrupt(slot, now_s)
             return False
@@ -156,6 +163,7 @@ class Engine(Residents):
             pool = self.inst._pool
             pool.take(-pool.blocks_of_steps(slot.index, done, slot.accounted))
             slot.accounted = done
+        slot.formed = 0
         if done:
             slot.steps = done
             slot.end_s = slot.end_of(done)
@@ -170,6 +178,7 @@ class Engine(Residents):
             if slot.busy:
                 self._finish_until(slot, now_s)
             slot.busy = False
+            slot.formed = 0
             slot.version += 1
             slot.wake_s = -1.0
             for request, status in slot.leaving:
@@ -244,7 +253,7 @@ class Engine(Residents):
                     f"decode_all on instance {inst.id} takes {need} blocks, {pool.free} are "
                     "free; park requests first"
                 )
-            if step.steady and self._fast and not pairs:
+            if step.steady and self._fast and not pairs and not step.ahead:
                 base, slope, limit = inst.clock.decode_line(num, context)
                 most = slot.next_end() - slot.counter.tick
                 if limit < context + num * most:
@@ -258,6 +267,13 @@ class Engine(Residents):
         slot.step_s = inst.clock.step_s(pairs, num, context)
         if inst.num_slots == 1:
             self._schedule(slot, now_s + stall_s + slot.step_s)
+            slot.changed = not (step.ahead and step.steady) or bool(pairs)
+            if not slot.changed:
+                left = min(r.max_tokens - r.generated for r in inst._decoding[0].values())
+                slot.limit = slot.counter.tick + left
+                pool.take(pool.blocks_of_steps(slot.index, slot.accounted, 1))
+                slot.accounted = 1
+                self._look_ahead(slot)
             return True
         end_s = self._through_stages(now_s + stall_s, slot.step_s)
         slot.step_s = end_s - now_s - stall_s
@@ -291,9 +307,53 @@ class Engine(Residents):
         if slot.busy:
             slot.busy = False
             self._finish_run(slot)
+        self._go_on(slot, now_s)
+
+    def _go_on(self, slot: Slot, now_s: float) -> None:
+        """What a slot does when its step is accounted for."""
+        if slot.formed:
+            self._follow(slot, now_s)
+            return
         self.begin(slot, now_s)
         if self.inst.num_slots > 1:  # the others may have waited for blocks
             self._begin_idle(now_s)
+
+    # Steps formed ahead
+
+    def _look_ahead(self, slot: Slot) -> None:
+        """Form the step after the one that begins, unless something known speaks against it."""
+        pool, tick = self.inst._pool, slot.counter.tick
+        if slot.changed or slot.limit <= tick + 1:
+            return
+        spared = pool.cached if self.inst.waiting else 0  # what waits may count on them
+        taken = pool.blocks_of_steps(slot.index, 0, 1)
+        pool.take(-taken)
+        if pool.steps_that_fit(slot.index, 2, spared) < 2:
+            pool.take(taken)
+            return
+        slot.accounted = 2
+        pool.take(pool.blocks_of_steps(slot.index, 0, 2))
+        slot.formed = slot.num_decodes
+        slot.formed_context = slot.context + 2 * slot.num_decodes
+        self._form(slot)
+
+    def _form(self, slot: Slot) -> None:
+        """The step after the one under way is formed; a simulated one needs nothing more."""
+
+    def _follow(self, slot: Slot, now_s: float) -> None:
+        """The step formed ahead begins; rows of requests that are gone run for nothing."""
+        pool = self.inst._pool
+        formed, slot.formed = slot.formed, 0
+        num = len(self.inst._decoding[slot.index])
+        self.num_wasted += formed - num
+        slot.start_s, slot.stall_s, slot.growth_s = now_s, 0.0, 0.0
+        slot.steps, slot.num_decodes = 1, num
+        pool.take(pool.blocks_of_steps(slot.index, 0, 1))
+        slot.accounted = 1
+        whole_s = self.inst.clock.step_s((), formed, slot.formed_context)
+        slot.step_s = max(whole_s - self.inst.clock.host_s(formed), 0.0)
+        self._schedule(slot, now_s + slot.step_s)
+        self._look_ahead(slot)
 
     def _through_stages(self, start_s: float, stage_s: float) -> float:
         end = start_s
@@ -350,6 +410,9 @@ class Engine(Residents):
         """Account for the steps of the run that ended: tokens, blocks, gaps, the record."""
         inst, pool, recorder = self.inst, self.inst._pool, self._recorder
         index, num, steps, end_s = slot.index, slot.num_decodes, slot.steps, slot.end_s
+        if slot.accounted > steps:  # the step formed ahead takes its own when it begins
+            pool.take(-pool.blocks_of_steps(index, steps, slot.accounted))
+            slot.accounted = steps
         prefill_tokens = prefill_context = 0
         for request, tokens in slot.chunks:
             prefill_tokens += tokens

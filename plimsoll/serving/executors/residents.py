@@ -113,6 +113,7 @@ class Residents:
         request.start_decoding(slot.counter)
         slot.will_end(request, slot.counter.tick + left)
         slot.joiners.append(request)
+        slot.changed = True
 
     def stop_decoding(self, request: SimRequest, slot: Slot) -> None:
         """Take a request out of the decoding set; its counts stand still."""
@@ -130,6 +131,7 @@ class Residents:
             worst = max(request.first_gap_s, slot.worst_gap_after(request.join_tick))
             request.worst_gap_s = max(request.worst_gap_s, worst)
         request.first_gap_s = 0.0
+        slot.changed = True
 
     def detach(self, request: SimRequest) -> None:
         """Take a request off the instance, wherever it is, and give its blocks back."""

@@ -20,16 +20,20 @@ class Slot:
     __slots__ = (
         "accounted",
         "busy",
+        "changed",
         "chunks",
         "context",
         "counter",
         "end_s",
         "ends",
+        "formed",
+        "formed_context",
         "growth_s",
         "index",
         "joiners",
         "last_decode_s",
         "leaving",
+        "limit",
         "num_decodes",
         "peak_gaps",
         "peak_ticks",
@@ -70,6 +74,13 @@ class Slot:
         self.peak_ticks: list[int] = []
         self.peak_gaps: list[float] = []
         self.rounds = 0
+        self.changed = False
+        """Whether anything happened since the policy was asked that it must be asked about."""
+        self.formed = 0
+        """Decodes of the step after this one, if it is formed already."""
+        self.formed_context = 0
+        self.limit = 0
+        """The tick at which one of the decodes reaches its limit on output tokens."""
 
     def end_of(self, steps: int) -> float:
         """When the first ``steps`` steps of the run have ended."""

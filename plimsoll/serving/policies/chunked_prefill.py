@@ -3,7 +3,8 @@
 Each step runs every decode (one token each) and fills the rest of the token budget with chunks
 of prompts, those already begun first, then waiting ones in order. A chunk takes only its own
 blocks. When decodes lack blocks the newest requests are put aside. ``max_partial_prefills``
-prompts may be under way at once and then share the budget.
+prompts may be under way at once and then share the budget. ``ahead``: decode steps are formed
+while the ones before run.
 Source: arXiv 2403.02310.
 """
 
@@ -18,6 +19,7 @@ from plimsoll.serving.policy import Action, InstView, Park, Step, View
 __all__ = ["ChunkedPrefillPolicy"]
 
 _DECODE = Step(decode_all=True, steady=True)
+_DECODE_AHEAD = Step(decode_all=True, steady=True, ahead=True)
 _IDLE = Step()
 
 
@@ -28,6 +30,7 @@ class ChunkedPrefillPolicy:
     token_budget: int = 2048
     max_partial_prefills: int = 1
     preempt: Literal["recompute", "swap"] = "recompute"
+    ahead: bool = False
 
     def step(self, view: View, inst: InstView, slot: int) -> Step:
         """All decodes, then chunks in order of arrival."""
@@ -40,7 +43,9 @@ class ChunkedPrefillPolicy:
         prefilling = inst.prefilling(slot)
         parked = inst.parked(slot)
         if not inst.waiting and not prefilling and not parked:
-            return _DECODE if num_decodes else _IDLE
+            if not num_decodes:
+                return _IDLE
+            return _DECODE_AHEAD if self.ahead else _DECODE
         actions: tuple[Action, ...] = ()
         if inst.num_slots > 1:
             free -= others_need(inst, slot)
@@ -63,4 +68,10 @@ class ChunkedPrefillPolicy:
                 if blocked is not None:
                     return Step(actions=(Park(blocked.id, "recompute"),))
         steady = not runs and not actions
-        return Step(actions=actions, runs=runs, decode_all=num_decodes > 0, steady=steady)
+        return Step(
+            actions=actions,
+            runs=runs,
+            decode_all=num_decodes > 0,
+            steady=steady,
+            ahead=steady and self.ahead,
+        )

@@ -63,6 +63,8 @@ def on_cpu(folder: Path) -> list[list[int]]:
     ("policy", "num_blocks", "more"),
     [
         (ChunkedPrefillPolicy(token_budget=64), 3000, {}),
+        (ChunkedPrefillPolicy(token_budget=64, ahead=True), 3000, {}),
+        (ChunkedPrefillPolicy(token_budget=64, ahead=True), 50, {}),
         (SplitFusePolicy(token_budget=512), 3000, {}),
         (PrefillFirstPolicy(), 60, {}),
         (ChunkedPrefillPolicy(token_budget=64, preempt="swap"), 50, {"host_blocks": 60}),

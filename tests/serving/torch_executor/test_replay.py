@@ -26,6 +26,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         (ChunkedPrefillPolicy(token_budget=64), 60, {}),
         (ChunkedPrefillPolicy(token_budget=64, preempt="swap"), 60, {"host_blocks": 80}),
+        (ChunkedPrefillPolicy(token_budget=64, ahead=True), 60, {}),
+        (ChunkedPrefillPolicy(token_budget=64, ahead=True), 400, {}),
         (PrefillFirstPolicy(), 60, {}),
         (PrefillFirstPolicy(preempt="swap"), 60, {"host_blocks": 80}),
         (SplitFusePolicy(token_budget=128), 400, {}),

@@ -62,6 +62,13 @@ def test_alone_is_what_a_whole_pass_says(folder: Path, alone: list[list[int]]) -
         (ChunkedPrefillPolicy(token_budget=16), 3000, {"max_num_seqs": 8}),
         (ChunkedPrefillPolicy(token_budget=64), 3000, {}),
         (ChunkedPrefillPolicy(token_budget=512, max_partial_prefills=3), 3000, {}),
+        (ChunkedPrefillPolicy(token_budget=64, ahead=True), 3000, {}),
+        (ChunkedPrefillPolicy(token_budget=64, ahead=True), 50, {}),
+        (
+            ChunkedPrefillPolicy(token_budget=64, preempt="swap", ahead=True),
+            50,
+            {"host_blocks": 60},
+        ),
         (SplitFusePolicy(token_budget=64), 3000, {}),
         (SplitFusePolicy(token_budget=512), 3000, {}),
         (OrcaPolicy(), 300, {}),

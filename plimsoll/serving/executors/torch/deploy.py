@@ -108,6 +108,11 @@ def instance_specs(
         )
     max_len = min(plan.max_model_len or facts.max_context, facts.max_context)
     for pool in plan.pools:
+        if getattr(pool.policy, "ahead", False) and pool.parallel.num_devices > 1:
+            raise UnsupportedError(
+                "plan: steps are formed ahead on replicas of one device only, since other ranks do "
+                "not hear the tokens drawn; set the policy's ahead to false"
+            )
         token_bytes = _token_bytes(facts, pool.parallel)
         blocks = int(kv_bytes // (token_bytes * pool.block_tokens))
         if blocks < 2:

@@ -13,6 +13,7 @@ from plimsoll.serving.executors.recorder import FAILED
 from plimsoll.serving.executors.requests import SimRequest
 from plimsoll.serving.executors.slots import Slot
 from plimsoll.serving.executors.torch.messages import (
+    AS_DRAWN,
     Effect,
     Forget,
     Register,
@@ -97,6 +98,8 @@ class TorchEngine(Engine):
         self._known: set[int] = set()
         self._step_serial = 0
         self._under_way: dict[int, int] = {}
+        self._formed: int | None = None
+        """The step that was sent ahead, by its serial."""
         self.deliveries: list[tuple[Conversation, int, TokenLogprobs | None]] = []
         self.busy_s = 0.0
 
@@ -113,6 +116,9 @@ class TorchEngine(Engine):
         slot.end_s = end_s
         slot.version += 1
         pool, index = self.numbers, slot.index
+        if self._formed is not None:
+            self._under_way[index], self._formed = self._formed, None
+            return
         if slot.num_decodes and not slot.accounted:
             pool.take(pool.blocks_of_steps(index, 0, 1))
             slot.accounted = 1
@@ -121,10 +127,23 @@ class TorchEngine(Engine):
             for request in self.inst._decoding[index].values():
                 pool.cover(request, request.computed + 1)
                 work.append(self._work(request, 1))
+        self._under_way[index] = self._send_step(index, work)
+
+    def _send_step(self, index: int, work: Sequence[Work]) -> int:
         self._step_serial += 1
-        self._under_way[index] = self._step_serial
         effects, self._effects = self._effects, []
         self._send(StepWork(self._step_serial, index, effects, work))
+        return self._step_serial
+
+    def _form(self, slot: Slot) -> None:
+        """Send the step after the one under way; its tokens are those that one will draw."""
+        pool, work = self.numbers, []
+        for request in self.inst._decoding[slot.index].values():
+            start = request.computed + 1
+            pool.cover(request, start + 1)
+            table = list(pool.tables[request.id])
+            work.append(Work(request.id, [AS_DRAWN], start, table, request.generated + 1))
+        self._formed = self._send_step(slot.index, work)
 
     def _work(self, request: SimRequest, num_tokens: int) -> Work:
         text = self._texts[request.id]
@@ -185,9 +204,7 @@ class TorchEngine(Engine):
 
     def complete(self, slot: Slot, now_s: float) -> None:
         """Begin what can begin; the step before is accounted for."""
-        self.begin(slot, now_s)
-        if self.inst.num_slots > 1:
-            self._begin_idle(now_s)
+        self._go_on(slot, now_s)
 
     def _through_stages(self, start_s: float, stage_s: float) -> float:
         return start_s + stage_s  # the worker's stages keep their own time
@@ -199,6 +216,7 @@ class TorchEngine(Engine):
             pool.take(-pool.blocks_of_steps(slot.index, 0, slot.accounted))
             slot.accounted = 0
         slot.chunks = []
+        slot.formed, self._formed = 0, None
 
     # Effects
 
@@ -238,6 +256,7 @@ class TorchEngine(Engine):
         self._known.clear()
         self._effects.clear()
         self._under_way.clear()
+        self._formed = None
         return super().lose(now_s)
 
     def restarted(self, send: Callable[[Any], None]) -> None:

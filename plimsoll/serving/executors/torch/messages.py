@@ -7,6 +7,7 @@ from typing import Any, Literal
 from plimsoll.serving.generation import SamplingParams, TokenLogprobs
 
 __all__ = [
+    "AS_DRAWN",
     "Effect",
     "Embed",
     "Embedded",
@@ -25,6 +26,10 @@ __all__ = [
     "Wipe",
     "Work",
 ]
+
+
+AS_DRAWN = -1
+"""In place of a token: the one that the step before drew for this request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +81,8 @@ Effect = Register | Forget | SwapOut | SwapIn | Wipe
 class Work:
     """Run ``tokens`` of a request, whose first is at position ``start``, over its block table.
 
-    ``draw`` is the index of the token to draw afterwards, -1 for none.
+    ``draw`` is the index of the token to draw afterwards, -1 for none. A step that was formed
+    before the last one was over has ``AS_DRAWN`` for a token.
     """
 
     request: int

@@ -54,6 +54,9 @@ class _MeasuredSteps:
     def swap_s(self, num_tokens: int) -> float:
         return 0.0
 
+    def host_s(self, num_decodes: int) -> float:
+        return 0.0  # the recorded durations hold it or not, as it was
+
 
 def recorded_workload(run: LiveRun) -> Workload:
     """The requests of a kept run as a workload; rows are request ids."""

@@ -8,6 +8,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from plimsoll.models.context import Context, Decoder, FullContext
 from plimsoll.serving.executors.torch.decode_graphs import DecodeGraphs, can_capture
 from plimsoll.serving.executors.torch.kv_store import KvStore
 from plimsoll.serving.executors.torch.messages import (
+    AS_DRAWN,
     Effect,
     Embed,
     Embedded,
@@ -45,10 +47,11 @@ __all__ = ["Runner"]
 class _Drawing:
     """What drawing the next token of a request needs."""
 
-    __slots__ = ("constraint", "history", "params")
+    __slots__ = ("constraint", "history", "last", "params")
 
     def __init__(self, message: Register, grammars: Grammars | None) -> None:
         self.params: SamplingParams = message.params
+        self.last: int | None = None
         self.history: History | None = None
         if needs_history(message.params):
             self.history = History(message.prompt, message.generated)
@@ -87,7 +90,7 @@ class Runner:
         """Effects, one pass, one draw."""
         started = time.perf_counter()
         broken = self._apply_all(message.effects)
-        work = [w for w in message.work if w.request not in broken]
+        work = [w for w in map(self._filled_in, message.work) if w and w.request not in broken]
         tokens: dict[int, int] = {}
         logprobs: dict[int, TokenLogprobs] = {}
         logits = self._logits(work) if work else None
@@ -96,9 +99,11 @@ class Runner:
             drawn = draw(logits, [self._row(w) for w in drawn_for])
             for place, w in enumerate(drawn_for):
                 if place in drawn.broken:
+                    self._drawing[w.request].last = None
                     broken[w.request] = "the model's output for this request is not a number"
                     continue
                 token = tokens[w.request] = drawn.tokens[place]
+                self._drawing[w.request].last = token
                 found = drawn.logprobs[place]
                 if found is not None:
                     logprobs[w.request] = found
@@ -108,6 +113,13 @@ class Runner:
         return StepDone(
             message.serial, message.slot, tokens, logprobs, broken, time.perf_counter() - started
         )
+
+    def _filled_in(self, work: Work) -> Work | None:
+        """Work with the token the step before drew; None if that drew none."""
+        if work.tokens[0] != AS_DRAWN:
+            return work
+        last = self._drawing[work.request].last
+        return None if last is None else replace(work, tokens=[last])
 
     def _logits(self, work: Sequence[Work]) -> Tensor | None:
         """[N, V] of the last token of each item that draws; None: another rank has them."""

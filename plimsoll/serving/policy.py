@@ -255,12 +255,17 @@ class Abort:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """Move a request's KV between instances; ``take`` frees the source when it has arrived."""
+    """Move a request between instances.
+
+    ``take``: its KV after its prompt ran; the source is free when it has arrived. ``live``: while
+    it decodes, in stages, with a short pause at the end; a waiting request without KV goes at
+    once. ``MoveDone`` or ``Refused`` says how it ended.
+    """
 
     request: int
     source: int
     target: int
-    mode: Literal["take", "copy"] = "take"
+    mode: Literal["take", "live"] = "take"
 
 
 Action = Admit | Reject | Park | Resume | Abort | Move

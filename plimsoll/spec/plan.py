@@ -18,6 +18,8 @@ from plimsoll.spec.slo import Slo
 __all__ = [
     "ChunkedPrefill",
     "DisaggRouter",
+    "FreenessRouter",
+    "LeastDemandRouter",
     "LeastWorkRouter",
     "OrcaConfig",
     "Parallel",
@@ -121,6 +123,14 @@ class LeastWorkRouter:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LeastDemandRouter:
+    """Each request to the replica with the least KV memory held and asked for."""
+
+    __pydantic_config__: ClassVar = PLAIN
+    kind: Literal["least-demand"] = "least-demand"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PrefixAffineRouter:
     """To the replica that holds the longest prefix, unless it is overloaded.
 
@@ -145,8 +155,29 @@ class DisaggRouter:
     unstarted_fraction: Fraction = 0.5
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FreenessRouter:
+    """Llumnix: to the replica with most decode steps left before its memory is full; running
+    requests move live from replicas below ``low_steps`` to replicas above ``high_steps``.
+
+    ``headroom_tokens`` stay free beside high-priority requests; ``migrate`` false: no moves.
+    """
+
+    __pydantic_config__: ClassVar = PLAIN
+    kind: Literal["freeness"] = "freeness"
+    low_steps: Annotated[float, Field(ge=0)] = 10.0
+    high_steps: Annotated[float, Field(gt=0)] = 60.0
+    headroom_tokens: Annotated[int, Field(ge=0)] = 0
+    migrate: bool = True
+
+
 RouterConfig = Annotated[
-    RoundRobinRouter | LeastWorkRouter | PrefixAffineRouter | DisaggRouter,
+    RoundRobinRouter
+    | LeastWorkRouter
+    | LeastDemandRouter
+    | PrefixAffineRouter
+    | DisaggRouter
+    | FreenessRouter,
     Field(discriminator="kind"),
 ]
 

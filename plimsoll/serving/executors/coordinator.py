@@ -183,7 +183,7 @@ class Coordinator(ABC):
         engine = self.engines[index]
         if not engine.inst.up:
             return
-        back = self._transfers.lose(index)
+        back = self._transfers.lose(index, self.now_s)
         lost = engine.lose(self.now_s)
         self._decide(Leave(index, tuple(r.id for r in lost if r.id in self._requests)))
         for move in back:
@@ -201,12 +201,20 @@ class Coordinator(ABC):
             self._push(now_s, TRANSFER, self._decide, (StageDone(request.id, request.instance),))
 
     def _transferred(self, request: SimRequest, move: Move, serial: int) -> object:
+        if move.mode == "live":
+            arrived = self._transfers.live.copied(request.id, serial, self.now_s)
+            return None if arrived else NOTHING
         if not self._transfers.finish(request, move, serial, self.now_s):
             return NOTHING
         self.engines[move.source].wake(self.now_s)
         if MoveDone in self._wants:
             self._decide(MoveDone(request.id, move.source, move.target))
         return None
+
+    def _moved(self, move: Move) -> None:
+        if MoveDone in self._wants:
+            done = MoveDone(move.request, move.source, move.target)
+            self._push(self.now_s, TRANSFER, self._decide, (done,))
 
     def _ended(self, request: SimRequest, now_s: float) -> None:
         instance = request.instance

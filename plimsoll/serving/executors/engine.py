@@ -86,6 +86,8 @@ class Engine(Residents):
         self._fast = fast_forward and inst.num_slots == 1
         self._stage_free_s = [0.0] * inst.num_slots
         self._now = now
+        self.landed: list[SimRequest] = []
+        """Requests that moved here while they ran and have no place in a step yet."""
         self.num_wasted = 0
         """Tokens of steps formed ahead that came for requests which had ended."""
         inst._catch_up = self._catch_up
@@ -100,6 +102,58 @@ class Engine(Residents):
         self.inst.waiting.append(request)
         self.inst.outstanding_tokens += request.pending
         self.wake(now_s)
+
+    def land(self, request: SimRequest) -> None:
+        """A request that was stopped for a move goes on here from the next step on, with the
+        blocks it holds on this instance. Wake the instance afterwards."""
+        if request.id not in self.alive:
+            self.inst.outstanding_tokens += request.pending
+            self.alive[request.id] = request
+        request.instance = self.inst.id
+        request.has_blocks = True
+        request.phase = Phase.WAITING
+        request.slot = -1
+        self.landed.append(request)
+
+    def held_tokens(self, request: SimRequest, now_s: float) -> int:
+        """Tokens of a decoding request whose KV has been written by now."""
+        slot = self.slots[request.slot]
+        done = slot.steps_done(now_s) if slot.busy and slot.num_decodes else 0
+        return request.computed + done
+
+    def depart(self, request: SimRequest, then: Callable[[float], None], now_s: float) -> None:
+        """Stop a decoding request between two steps; ``then(time)`` is told, when its phase is
+        ``MOVING``, or when it ended in the step before."""
+        slot = self.slots[request.slot]
+        if not slot.busy:
+            self._stop_for_move(request, slot)
+            then(now_s)
+            self.wake(now_s)
+            return
+        slot.departing.append((request, then))
+        slot.changed = True
+        if slot.steps > 1:
+            self._interrupt(slot, now_s)
+
+    def _stop_for_move(self, request: SimRequest, slot: Slot) -> None:
+        if request.phase is Phase.DECODE and request.slot == slot.index:
+            self.stop_decoding(request, slot)
+            self.inst._pool.trim(request)
+            request.phase = Phase.MOVING
+            request.slot = -1
+
+    def _seat(self, slot: Slot) -> None:
+        """What landed here decodes with the others, or waits first in line for a place."""
+        landed, self.landed = self.landed, []
+        inst = self.inst
+        for request in landed:
+            if self.alive.get(request.id) is not request or request.phase is not Phase.WAITING:
+                continue
+            running = len(inst._decoding[slot.index]) + len(inst._prefilling[slot.index])
+            if running < inst.max_num_seqs:
+                self.join(request, slot)
+            else:
+                inst.waiting.appendleft(request)
 
     def wake(self, now_s: float) -> None:
         """Something changed: start idle slots, cut long runs at the next step boundary."""
@@ -186,6 +240,8 @@ class Engine(Residents):
                     self.detach(request)
                     self.close(request, status, now_s)
             slot.leaving.clear()
+            slot.departing.clear()
+        self.landed.clear()
         lost = list(self.alive.values())
         for request in lost:
             self.detach(request)
@@ -210,6 +266,8 @@ class Engine(Residents):
                 slot.wake_s = self._stage_free_s[0]
                 self._push(slot.wake_s, slot)
             return False
+        if self.landed:
+            self._seat(slot)
         stall_s = 0.0
         slot.rounds = 0
         view = self._view
@@ -459,6 +517,10 @@ class Engine(Residents):
                     self.stop_decoding(request, slot)
                     self.close(request, status, end_s)
             slot.leaving.clear()
+        departing, slot.departing = slot.departing, []
+        for request, then in departing:
+            self._stop_for_move(request, slot)
+            then(end_s)
         recorder.step(
             (
                 slot.start_s,

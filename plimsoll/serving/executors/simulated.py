@@ -174,7 +174,13 @@ class _Run(Coordinator):
         )
 
     def _links(self) -> Transfers:
-        return Transfers(self.engines, self._executor._transfer_s, self._push_transfer)
+        return Transfers(
+            self.engines,
+            self._executor._transfer_s,
+            self._push_transfer,
+            done=self._moved,
+            failed=self._refused,
+        )
 
     def _gone(self, request: SimRequest, now_s: float) -> None:
         self._intake.ended(request.id, now_s)

@@ -7,6 +7,7 @@ at while a run is under way cuts it at the next step boundary.
 
 import math
 from bisect import bisect_right
+from collections.abc import Callable
 from heapq import heappop, heappush
 
 from plimsoll.serving.executors.requests import SimRequest, TickCounter
@@ -24,6 +25,7 @@ class Slot:
         "chunks",
         "context",
         "counter",
+        "departing",
         "end_s",
         "ends",
         "formed",
@@ -70,6 +72,8 @@ class Slot:
         """Requests that started decoding after the last decode step."""
         self.leaving: list[tuple[SimRequest, int]] = []
         """Requests to drop at the next step boundary, and the status they end with."""
+        self.departing: list[tuple[SimRequest, Callable[[float], None]]] = []
+        """Requests to stop at the next step boundary for a move, and who is told."""
         self.last_decode_s = 0.0
         self.peak_ticks: list[int] = []
         self.peak_gaps: list[float] = []

@@ -8,24 +8,12 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from plimsoll.serving.executors.engine import Engine
+from plimsoll.serving.executors.live_moves import Hold, LiveMove, LiveMoves
 from plimsoll.serving.executors.requests import SimRequest
 from plimsoll.serving.policy import Move, Phase
 from plimsoll.spec.errors import PolicyError
 
-__all__ = ["Hold", "Transfers"]
-
-
-class Hold:
-    """Blocks of a request on an instance it is leaving."""
-
-    __slots__ = ("has_blocks", "id", "num_blocks", "num_units", "prefix_keys")
-
-    def __init__(self, request: SimRequest) -> None:
-        self.id = request.id
-        self.num_blocks = request.num_blocks
-        self.num_units = request.num_units
-        self.prefix_keys = request.prefix_keys
-        self.has_blocks = True
+__all__ = ["Transfers"]
 
 
 class Transfers:
@@ -36,6 +24,9 @@ class Transfers:
         engines: list[Engine],
         transfer_s: Callable[[int, int, int], float] | None,
         push: Callable[[float, tuple[Any, ...]], None],
+        *,
+        done: Callable[[Move], None],
+        failed: Callable[[Move, str], None],
     ) -> None:
         self._engines = engines
         self._transfer_s = transfer_s
@@ -44,19 +35,20 @@ class Transfers:
         self._in_free_s: dict[int, float] = {}
         self._moves: dict[int, tuple[Move, Hold, SimRequest, int]] = {}
         self._serial = 0
+        self.live = LiveMoves(engines, self._send_live, done, failed)
 
     def start(self, request: SimRequest, move: Move, now_s: float) -> str:
         """Begin a move; a reason if it cannot be done any more."""
+        if not 0 <= move.target < len(self._engines) or move.target == move.source:
+            raise PolicyError(f"{move}: no such target instance")
+        if not self._linked():
+            raise PolicyError(f"{move}: this run has no links between instances")
+        if move.mode == "live":
+            return self.live.start(request, move, now_s)
         if request.phase is not Phase.HANDED or request.instance != move.source:
             raise PolicyError(
                 f"{move}: the request is {request.phase.value}, not handed over there"
             )
-        if not 0 <= move.target < len(self._engines) or move.target == move.source:
-            raise PolicyError(f"{move}: no such target instance")
-        if move.mode != "take":
-            raise PolicyError(f"{move}: this executor moves KV in mode take only")
-        if not self._linked():
-            raise PolicyError(f"{move}: this run has no links between instances")
         target = self._engines[move.target]
         pool = target.inst.pool
         tokens = request.computed
@@ -86,16 +78,25 @@ class Transfers:
 
     def _launch(self, request: SimRequest, move: Move, serial: int, now_s: float) -> None:
         """Start the transfer; ``finish`` is due when it is through."""
+        self._push(self._arrival(move, request.computed, now_s), (request, move, serial))
+
+    def _send_live(self, live: LiveMove, now_s: float) -> None:
+        """Start a copy of a request that moves live; ``live.copied`` is due when it is through."""
+        end_s = self._arrival(live.move, live.copy.stop - live.copy.first, now_s)
+        self._push(end_s, (live.request, live.move, live.serial))
+
+    def _arrival(self, move: Move, num_tokens: int, now_s: float) -> float:
+        """When so many tokens' KV has arrived, behind what the two links carry already."""
         assert self._transfer_s is not None
         begin_s = max(
             now_s,
             self._out_free_s.get(move.source, 0.0),
             self._in_free_s.get(move.target, 0.0),
         )
-        end_s = begin_s + self._transfer_s(move.source, move.target, request.computed)
+        end_s = begin_s + self._transfer_s(move.source, move.target, num_tokens)
         self._out_free_s[move.source] = end_s
         self._in_free_s[move.target] = end_s
-        self._push(end_s, (request, move, serial))
+        return end_s
 
     def finish(self, request: SimRequest, move: Move, serial: int, now_s: float) -> bool:
         """The KV has arrived: the request waits at the target. False if it was called off."""
@@ -111,6 +112,8 @@ class Transfers:
 
     def cancel(self, request: SimRequest, now_s: float) -> bool:
         """Call a move off and give both sides' blocks back; False if the request is not moving."""
+        if self.live.cancel(request, now_s):
+            return True
         entry = self._moves.pop(request.id, None)
         if entry is None:
             return False
@@ -121,10 +124,10 @@ class Transfers:
             self._engines[index].wake(now_s)
         return True
 
-    def lose(self, index: int) -> list[Move]:
+    def lose(self, index: int, now_s: float) -> list[Move]:
         """An instance is lost. Moves out of it lose their KV and go back to its requests;
         moves into it are called off, their requests stay handed over at the source."""
-        refused = []
+        refused = self.live.lose(index, now_s)
         for move, hold, request, _ in list(self._moves.values()):
             if index not in (move.source, move.target):
                 continue
@@ -144,6 +147,7 @@ class Transfers:
 
     def holds(self, index: int) -> Iterable[Any]:
         """Everything that holds blocks of an instance for a transfer."""
+        yield from self.live.holds(index)
         for move, hold, request, _ in self._moves.values():
             if move.source == index:
                 yield hold

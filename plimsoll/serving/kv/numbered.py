@@ -61,6 +61,12 @@ class NumberedPool(PagedPool):
         for _ in range(-(-num_tokens // self.block_tokens) - len(table)):
             table.append(self._free_numbers.pop())
 
+    def trim(self, request: SimRequest) -> None:
+        """Give back numbers that were covered for a step that is not the request's any more."""
+        table = self.tables[request.id]
+        while len(table) > request.num_blocks:
+            self._free_numbers.append(table.pop())
+
     def private_blocks(self, request: Holder) -> list[int]:
         """The block numbers of a request that are not offered to others."""
         return self.tables[request.id][request.num_units * self.unit_blocks :]

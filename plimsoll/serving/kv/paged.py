@@ -144,6 +144,9 @@ class PagedPool:
             self.held += more
         self._evict()
 
+    def trim(self, request: SimRequest) -> None:
+        """Nothing is kept beyond the blocks a request counts."""
+
     def publish(self, request: SimRequest) -> None:
         """Offer the request's fully computed leading units to others."""
         if not self.caching:

@@ -1,6 +1,8 @@
 """Cluster policies: which instance a request goes to. One file a policy."""
 
 from plimsoll.serving.routers.disagg import DisaggPolicy
+from plimsoll.serving.routers.freeness import FreenessPolicy
+from plimsoll.serving.routers.least_demand import LeastDemandPolicy
 from plimsoll.serving.routers.least_work import LeastWorkPolicy
 from plimsoll.serving.routers.prefix_affine import PrefixAffinePolicy
 from plimsoll.serving.routers.round_robin import RoundRobinPolicy
@@ -8,6 +10,8 @@ from plimsoll.serving.routers.round_robin import RoundRobinPolicy
 __all__ = [
     "ROUTERS",
     "DisaggPolicy",
+    "FreenessPolicy",
+    "LeastDemandPolicy",
     "LeastWorkPolicy",
     "PrefixAffinePolicy",
     "RoundRobinPolicy",
@@ -15,6 +19,8 @@ __all__ = [
 
 ROUTERS: dict[str, type] = {
     "disaggregated": DisaggPolicy,
+    "freeness": FreenessPolicy,
+    "least-demand": LeastDemandPolicy,
     "least-work": LeastWorkPolicy,
     "prefix-affine": PrefixAffinePolicy,
     "round-robin": RoundRobinPolicy,

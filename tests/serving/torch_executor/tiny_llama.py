@@ -101,6 +101,7 @@ def open_run(
     disk_folder: Path | None = None,
     host_bytes: float = float("inf"),
     tokenizer: str = "",
+    link_bytes_per_s: float = float("inf"),
 ) -> LiveRun:
     """A started run in threads, that checks its books at every turn."""
 
@@ -117,7 +118,13 @@ def open_run(
         return LocalWorker(make_runner(setup), answer)  # type: ignore[arg-type]
 
     run = LiveRun(
-        specs, router or LeastWorkPolicy(), start, eos_ids=eos_ids, keep=True, check_books=True
+        specs,
+        router or LeastWorkPolicy(),
+        start,
+        eos_ids=eos_ids,
+        keep=True,
+        check_books=True,
+        link_bytes_per_s=link_bytes_per_s,
     )
     run.start()
     return run

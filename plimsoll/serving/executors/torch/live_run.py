@@ -4,7 +4,7 @@ The thread takes what has happened (requests, cancellations, workers' answers) o
 order, stamps it with a monotonic clock and lets the same coordinator decide as in the simulator.
 Tokens are delivered after the next step has been sent, while it is computed. A worker that dies
 is started again; requests that ran on it end with an error, those that waited go elsewhere.
-Left out: forming the next step before the tokens of this one are known.
+With a policy that says so the next step is there before the tokens of this one are known.
 """
 
 import logging
@@ -78,7 +78,8 @@ class _Submit:
 class LiveRun(Coordinator):
     """``start_worker(index, answer)`` starts an instance's worker; its answers, the first of them
     ``Ready``, go to ``answer``. ``decisions`` collects (time, instance, slot, decision) with
-    ``keep``, and then ``recorder`` keeps everything."""
+    ``keep``, and then ``recorder`` keeps everything. ``link_bytes_per_s`` slows copies between
+    workers down."""
 
     def __init__(
         self,
@@ -90,6 +91,7 @@ class LiveRun(Coordinator):
         seed: int = 0,
         keep: bool = False,
         check_books: bool = False,
+        link_bytes_per_s: float = float("inf"),
     ) -> None:
         self.texts: dict[int, Conversation] = {}
         self.decisions: list[tuple[float, int, int, object]] = []
@@ -102,6 +104,7 @@ class LiveRun(Coordinator):
         self.num_preempted = self.num_generated = self.num_finished = self.num_failed = 0
         self.num_prompt_tokens = self.num_cached_tokens = 0
         self._keep = keep
+        self._link_bytes_per_s = link_bytes_per_s
         self._check = check_books
         self._eos_ids = eos_ids
         self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -352,6 +355,15 @@ class LiveRun(Coordinator):
     def _exported(self, message: Exported) -> None:
         links = self._transfers
         assert isinstance(links, WorkerLinks)
+        at_s = links.arrival_s(message, self.now_s)
+        if at_s > self.now_s:
+            self._push(at_s, OUTSIDE, self._delivered, (message,))
+        else:
+            self._delivered(message)
+
+    def _delivered(self, message: Exported) -> None:
+        links = self._transfers
+        assert isinstance(links, WorkerLinks)
         request_id, move, _ = message.tag
         if links.arrived(message, self.now_s):
             self.engines[move.source].wake(self.now_s)
@@ -390,7 +402,7 @@ class LiveRun(Coordinator):
     def _worker_lost(self, index: int, why: str) -> None:
         engine = self._real(index)
         if engine.inst.up:
-            back = self._transfers.lose(index)
+            back = self._transfers.lose(index, self.now_s)
             ran = {
                 r.id for r in engine.alive.values() if r.computed or r.phase is not Phase.WAITING
             }
@@ -520,7 +532,15 @@ class LiveRun(Coordinator):
         )
 
     def _links(self) -> WorkerLinks:
-        return WorkerLinks(self.engines, None, lambda at_s, arguments: None)
+        links = WorkerLinks(
+            self.engines,
+            None,
+            lambda at_s, arguments: None,
+            done=self._moved,
+            failed=self._refused,
+        )
+        links.bytes_per_s = self._link_bytes_per_s
+        return links
 
     def _ended_keys(self, request: int) -> list[int]:
         text = self.texts[request]

@@ -6,6 +6,7 @@ from plimsoll.catalog.contract import System
 from plimsoll.catalog.distserve import SYSTEM as DISTSERVE
 from plimsoll.catalog.fastgen import SYSTEM as FASTGEN
 from plimsoll.catalog.fidelity import SYSTEM as FIDELITY
+from plimsoll.catalog.llumnix import SYSTEM as LLUMNIX
 from plimsoll.catalog.long_context_peak import SYSTEM as LONG_CONTEXT_PEAK
 
 __all__ = ["SYSTEMS"]
@@ -18,6 +19,7 @@ SYSTEMS: dict[str, System] = {
         DISTSERVE,
         FASTGEN,
         FIDELITY,
+        LLUMNIX,
         LONG_CONTEXT_PEAK,
     )
 }

@@ -101,12 +101,23 @@ class RealRun:
     """A started engine over ``specs``; use it in a ``with`` statement."""
 
     def __init__(
-        self, folder: Path, specs: Sequence[InstanceSpec], router: ClusterPolicy | None = None
+        self,
+        folder: Path,
+        specs: Sequence[InstanceSpec],
+        router: ClusterPolicy | None = None,
+        *,
+        link_bytes_per_s: float = float("inf"),
     ) -> None:
         self._specs = list(specs)
         self._swap = tempfile.TemporaryDirectory(prefix="plimsoll-swap-")
         self._folder = folder
-        self.live = LiveRun(self._specs, router or LeastWorkPolicy(), self._start, keep=True)
+        self.live = LiveRun(
+            self._specs,
+            router or LeastWorkPolicy(),
+            self._start,
+            keep=True,
+            link_bytes_per_s=link_bytes_per_s,
+        )
 
     def _start(self, index: int, answer: Any) -> ProcessWorker:
         spec = self._specs[index]

@@ -161,7 +161,8 @@ class InstView(Protocol):
 
     @property
     def waiting(self) -> Queue:
-        """Admitted to the instance and not running, in order of admission; preempted first."""
+        """Admitted to the instance and not running: preempted first, then by priority, of equal
+        priority in order of admission."""
         ...
 
     def prefilling(self, slot: int) -> Queue:

@@ -95,11 +95,16 @@ class Engine(Residents):
     # What reaches the instance from outside
 
     def admit(self, request: SimRequest, now_s: float) -> None:
-        """Queue a request; running steps are cut at the next boundary."""
+        """Queue a request behind all of its priority; a run is cut at the next boundary."""
         request.instance = self.inst.id
         request.phase = Phase.WAITING
         self.alive[request.id] = request
-        self.inst.waiting.append(request)
+        waiting = self.inst.waiting
+        if waiting and waiting[-1].priority < request.priority:
+            place = next(i for i, r in enumerate(waiting) if r.priority < request.priority)
+            waiting.insert(place, request)
+        else:
+            waiting.append(request)
         self.inst.outstanding_tokens += request.pending
         self.wake(now_s)
 

@@ -51,10 +51,10 @@ class LiveMove:
 
     __slots__ = ("copy", "hold", "landing", "move", "preemptions", "request", "serial", "stages")
 
-    def __init__(self, request: SimRequest, move: Move, block_tokens: int, serial: int) -> None:
+    def __init__(self, request: SimRequest, move: Move, stages: LiveMigration, serial: int) -> None:
         self.request = request
         self.move = move
-        self.stages = LiveMigration(block_tokens=block_tokens)
+        self.stages = stages
         self.landing = _Landing(request.id)
         self.preemptions = request.preemptions
         self.hold: Hold | None = None
@@ -64,7 +64,10 @@ class LiveMove:
 
 class LiveMoves:
     """``send(move, now)`` starts the copy of ``move.copy``; ``copied`` is due when it has arrived.
-    ``done(move)`` and ``failed(move, why)`` are told how a move ends."""
+    ``done(move)`` and ``failed(move, why)`` are told how a move ends. ``last_blocks`` as in
+    ``LiveMigration``; without bound, a move is one copy for which the request stops."""
+
+    last_blocks = 16
 
     def __init__(
         self,
@@ -106,7 +109,10 @@ class LiveMoves:
         if request.phase is not Phase.DECODE:
             return f"the request is {request.phase.value}; only what waits or decodes moves live"
         self._serial += 1
-        live = LiveMove(request, move, source.inst.pool.block_tokens, self._serial)
+        stages = LiveMigration(
+            block_tokens=source.inst.pool.block_tokens, last_blocks=self.last_blocks
+        )
+        live = LiveMove(request, move, stages, self._serial)
         self._moves[request.id] = live
         target.inst.pool.attach(live.landing)  # type: ignore[arg-type]
         return self._next(live, now_s)

@@ -7,6 +7,7 @@ for them only with the request that arrived first of all that run (``senior``); 
 gives way when it cannot go on, so that two slots never wait for each other.
 """
 
+from operator import attrgetter
 from typing import Literal
 
 from plimsoll.serving.policy import InstView, Park, ReqView
@@ -37,7 +38,8 @@ def senior(inst: InstView) -> ReqView | None:
 def make_room(
     inst: InstView, slot: int, how: Literal["recompute", "swap"]
 ) -> tuple[tuple[Park, ...], int]:
-    """Parks so that one more token for each remaining decode of the slot fits, newest first.
+    """Parks so that one more token for each remaining decode of the slot fits: of the lowest
+    priority first, of those the newest.
 
     Returns them and the decodes that can go on, 0 if none can before blocks held for KV on
     its way here are free. Requests that hold KV but do not run yet (handed over by a prefill
@@ -59,7 +61,8 @@ def make_room(
         if request.computed and request is not eldest:
             parks.append(Park(request.id, "recompute"))
             free += pool.blocks_freed(request)
-    for request in reversed(inst.decoding(slot)):
+    newest_first = reversed(inst.decoding(slot))
+    for request in sorted(newest_first, key=attrgetter("priority")):
         if need <= free or (left == 1 and inst.num_slots == 1):
             break
         if request is eldest:

@@ -34,7 +34,7 @@ from plimsoll.spec.summary import Summary
 from plimsoll.spec.workload import Workload
 from plimsoll.spec.workload_files import load_workload
 
-__all__ = ["LoadCurveAnswer", "load_curve", "sweep_file"]
+__all__ = ["LoadCurveAnswer", "draws", "load_curve", "sweep_file"]
 
 _SHARES = (0.25, 0.5, 0.75, 0.9, 1.0, 1.1, 1.3, 1.6)
 _REPEATS = 3
@@ -119,7 +119,7 @@ def load_curve(
         raise SpecError("--sweep: the plan states no SLO; add --ttft-p99 or --tpot-p99")
     model, fleet = load_model(plan.model), parse_fleet(plan.fleet)
     judge = SimulatorJudge(model=model, fleet=fleet, seed=seed)
-    parts = _parts(workload, seed)
+    parts = draws(workload, seed)
     first = parts[0]
     found = sustained_rate(
         judge,
@@ -169,7 +169,7 @@ def load_curve(
     )
 
 
-def _parts(workload: WorkloadSpec, seed: int) -> list[Workload]:
+def draws(workload: WorkloadSpec, seed: int) -> list[Workload]:
     """The workload drawn with other seeds, or consecutive parts of a trace."""
     if Path(workload.text).is_file():
         whole = load_workload(workload.text, seed=seed)

@@ -214,9 +214,14 @@ def simulate(
 
 @app.command()
 def compare(
-    sides: Annotated[list[Path], Argument(help="Plan files or run folders, two or more.")],
+    sides: Annotated[
+        list[Path], Argument(help="Plan files or run folders, two or more; one with --policies.")
+    ],
     workload: Annotated[
         str | None, Option("--workload", "-w", help="What plans are simulated on.")
+    ] = None,
+    policies: Annotated[
+        str | None, Option(help="Rank policies on one plan: all, or names as in freeness,orca.")
     ] = None,
     rate: Rate = None,
     ttft_p99: TtftP99 = None,
@@ -227,14 +232,33 @@ def compare(
     figures: Figures = None,
     json: Json = False,
 ) -> None:
-    """Plans or recorded runs side by side on one workload."""
+    """Plans or recorded runs side by side on one workload, or every policy on one plan."""
     from plimsoll.api.compare import compare as run_compare
     from plimsoll.api.slo_options import slo_from_options
     from plimsoll.cli.output import check_folder, check_writable, emit, workload_spec
+    from plimsoll.spec.errors import SpecError
 
     check_writable(report)
     check_folder(figures)
     promise = slo_from_options(ttft_p99=ttft_p99, tpot_p99=tpot_p99, more=slo or ())
+    if policies is not None:
+        from plimsoll.api.compare_policies import compare_policies
+
+        if len(sides) != 1 or workload is None:
+            raise SpecError(
+                f"compare --policies: {len(sides)} plans and "
+                f"{'no' if workload is None else 'a'} workload given; name one plan file and a "
+                "--workload"
+            )
+        ranked = compare_policies(
+            sides[0],
+            workload_spec(workload, rate=rate),
+            policies=policies,
+            seed=seed,
+            slo=promise if promise.targets else None,
+        )
+        emit(ranked, json=json, html=report, figures=figures)
+        return
     answer = run_compare(
         sides,
         None if workload is None else workload_spec(workload, rate=rate),

@@ -1,0 +1,149 @@
+"""Every policy on one plan: what is tried, what is not and why, and that the order is right."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from plimsoll.planning.judging import Verdict
+from plimsoll.planning.policy_ranking import rank
+from plimsoll.planning.policy_variants import POLICY_NAMES, chosen, variants
+from plimsoll.spec.errors import InfeasibleError, SpecError
+from plimsoll.spec.plan import (
+    ChunkedPrefill,
+    DisaggRouter,
+    FreenessRouter,
+    OrcaConfig,
+    Parallel,
+    Pool,
+    PrefillFirst,
+    ServingPlan,
+    SplitFuse,
+)
+from plimsoll.spec.slo import Slo, SloTarget
+from plimsoll.spec.workload import Workload
+
+SLO = Slo(targets=(SloTarget(metric="ttft", percentile=99, bound_s=1.0),))
+PLAN = ServingPlan(model="toy", fleet="4xL40S", pools=(Pool(device="L40S", replicas=4),), slo=SLO)
+WORK = Workload(
+    name="steady",
+    arrival_s=np.arange(100) * 0.5,
+    prompt_tokens=np.full(100, 100),
+    output_tokens=np.full(100, 10),
+)
+
+
+def capacity(plan: ServingPlan) -> float:
+    """A world in which each policy carries a known rate."""
+    policy = plan.pools[0].policy
+    rate = {ChunkedPrefill: 8.0, PrefillFirst: 6.0, OrcaConfig: 1.0, SplitFuse: 9.0}[type(policy)]
+    if isinstance(plan.router, FreenessRouter):
+        rate *= 1.25
+    if isinstance(plan.router, DisaggRouter):
+        rate = {1: 4.0, 2: 11.0, 3: 5.0}[plan.pools[0].replicas]
+    return rate
+
+
+def judge(plan: ServingPlan, workload: Workload) -> Verdict:
+    ratio = workload.rate_per_s / capacity(plan)
+    return Verdict(
+        holds=ratio <= 1,
+        missed="" if ratio <= 1 else "TTFT p99",
+        shortfall=ratio,
+        good_fraction=1.0,
+        requests_per_s=workload.rate_per_s,
+        output_tokens_per_s=1.0,
+    )
+
+
+def ranking(plan=PLAN, names=POLICY_NAMES, parts=(WORK, WORK)):
+    return rank(
+        plan,
+        variants(plan, WORK, names),
+        parts,
+        judge=judge,
+        guess_per_s=3.0,
+        duration_s=200.0,
+    )
+
+
+def test_the_order_is_that_of_the_world():
+    found = ranking()
+    assert found.own.rate_per_s == pytest.approx(8.0, rel=0.04)
+    rates = {one.name: one.rate_per_s for one in found.policies if one.rates_per_s}
+    expected = {
+        "splitfuse + freeness": 9.0 * 1.25,
+        "disaggregated": 11.0,
+        "freeness": 10.0,
+        "splitfuse": 9.0,
+        "prefill-first": 6.0,
+        "orca": 1.0,
+    }
+    for name, rate in expected.items():
+        assert rates[name] == pytest.approx(rate, rel=0.04), name
+    shown = [one.name for one in found.policies if one.name in expected]
+    assert shown == list(expected)
+    assert all(len(one.rates_per_s) == 2 for one in found.policies if one.rates_per_s)
+
+
+def test_the_best_split_is_the_one_reported():
+    (apart,) = ranking(names=("disaggregated",)).policies
+    assert apart.plan is not None
+    assert [pool.replicas for pool in apart.plan.pools] == [2, 2]
+    assert [pool.role for pool in apart.plan.pools] == ["prefill", "decode"]
+
+
+def test_a_plan_that_keeps_its_promise_at_no_rate_says_so():
+    def never(plan, workload):
+        return replace(judge(plan, workload), holds=False, missed="TPOT p99", shortfall=9.0)
+
+    with pytest.raises(InfeasibleError, match="at no rate: it misses TPOT p99"):
+        rank(PLAN, (), (WORK,), judge=never, guess_per_s=3.0, duration_s=200.0)
+
+
+def why_not(plan, workload=WORK):
+    return {v.name: v.why_not for v in variants(plan, workload) if not v.plans}
+
+
+def test_what_makes_no_sense_carries_the_reason():
+    assert why_not(PLAN) == {"prefix-affine": "no two requests of this workload share a prefix"}
+    alone = replace(PLAN, pools=(Pool(device="L40S"),))
+    found = why_not(alone)
+    assert "nothing to choose" in found["freeness"] == found["round-robin"]
+    assert "cannot be split" in found["disaggregated"]
+    pipelined = replace(PLAN, pools=(replace(PLAN.pools[0], parallel=Parallel(pp=2)),))
+    found = why_not(pipelined)
+    assert "pipelines" in found["freeness"] and "in flight" in found["chunked-prefill, ahead"]
+    apart = next(v for v in variants(PLAN, WORK) if v.name == "disaggregated").plans[0]
+    found = why_not(apart)
+    assert "hands over" in found["least-work"] and "disaggregated" not in found
+    mixed = replace(PLAN, pools=(PLAN.pools[0], replace(PLAN.pools[0], block_tokens=32)))
+    found = why_not(mixed)
+    assert "block sizes" in found["freeness"] and "different kinds" in found["disaggregated"]
+
+
+def test_all_variants_differ_from_the_plan_in_one_thing():
+    for variant in variants(PLAN, WORK):
+        for plan in variant.plans:
+            if variant.kind == "step policy":
+                assert plan.router == PLAN.router
+                same = tuple(replace(pool, policy=PLAN.pools[0].policy) for pool in plan.pools)
+                assert same == PLAN.pools
+            elif variant.kind == "router":
+                assert plan.pools == PLAN.pools
+            else:
+                assert plan.num_devices == PLAN.num_devices
+
+
+def test_names_hold_commas():
+    assert chosen("all") == POLICY_NAMES
+    assert chosen("orca, chunked-prefill, swap,freeness") == (
+        "orca",
+        "chunked-prefill, swap",
+        "freeness",
+    )
+    assert chosen("prefill-first;orca;orca") == ("prefill-first", "orca")
+    with pytest.raises(SpecError, match="no policy 'freenes'.*freeness"):
+        chosen("freenes")
+    with pytest.raises(SpecError, match="nothing named"):
+        chosen(" , ")

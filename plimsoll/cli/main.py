@@ -232,7 +232,7 @@ def compare(
     figures: Figures = None,
     json: Json = False,
 ) -> None:
-    """Plans or recorded runs side by side on one workload, or every policy on one plan."""
+    """Plans or runs side by side, or every policy on one plan."""
     from plimsoll.api.compare import compare as run_compare
     from plimsoll.api.slo_options import slo_from_options
     from plimsoll.cli.output import check_folder, check_writable, emit, workload_spec

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from plimsoll.cost.kv import kv_bytes_per_token
 from plimsoll.spec.errors import InfeasibleError, UnsupportedError
 from plimsoll.spec.model import Attention, DenseFfn, ModelSpec
-from plimsoll.spec.parameters import active_parameters, total_parameters, weight_bytes
+from plimsoll.spec.parameters import active_parameters, weight_bytes
 
 __all__ = [
     "FullMemoryBatch",
@@ -132,12 +132,12 @@ def memory_to_compute_ratio(
     flops_per_s: float,
     prompt_tokens: float,
     output_tokens: float,
-    active_only: bool = True,
 ) -> float:
     """Time to read all memory once over the time of the multiplies, at the full-memory batch.
 
     Memory, bandwidth and arithmetic are of all devices together. Below 1 the iteration is bound
-    by compute. ``active_only`` False counts all experts of a mixture.
+    by compute. Parameters are counted as a model's name does: embedding and head included, of
+    experts those a token meets.
     """
     batch = full_memory_batch(
         model,
@@ -145,5 +145,5 @@ def memory_to_compute_ratio(
         prompt_tokens=prompt_tokens,
         output_tokens=output_tokens,
     )
-    parameters = active_parameters(model) if active_only else total_parameters(model)
+    parameters = active_parameters(model, embedding=True)
     return memory_bytes / memory_bytes_per_s / (2.0 * batch.tokens * parameters / flops_per_s)

@@ -7,6 +7,7 @@ from plimsoll.catalog.distserve import SYSTEM as DISTSERVE
 from plimsoll.catalog.fastgen import SYSTEM as FASTGEN
 from plimsoll.catalog.fidelity import SYSTEM as FIDELITY
 from plimsoll.catalog.long_context_peak import SYSTEM as LONG_CONTEXT_PEAK
+from plimsoll.catalog.nanoflow import SYSTEM as NANOFLOW
 
 __all__ = ["SYSTEMS"]
 
@@ -19,6 +20,7 @@ SYSTEMS: dict[str, System] = {
         FASTGEN,
         FIDELITY,
         LONG_CONTEXT_PEAK,
+        NANOFLOW,
     )
 }
 """By id, in the order they are shown."""

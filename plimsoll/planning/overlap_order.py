@@ -141,7 +141,7 @@ def order_pieces(
         low[column], high[column] = k, units - (num_cuts - k)
     low[period] = max(lanes.values()) / total_s
     high[slack], high[slack + 1 :] = 0.2, 1.0
-    integrality = np.zeros(width)
+    integrality = np.zeros(width, dtype=np.int64)
     integrality[list(cut_at.values())] = 1
     integrality[slack + 1 :] = 1
     objective = np.zeros(width)

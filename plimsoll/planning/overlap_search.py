@@ -10,6 +10,7 @@ Leaves out: kernels whose share changes while they run. Source: arXiv 2408.12757
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from plimsoll.cost.overlap import simulate_overlap
@@ -20,18 +21,26 @@ from plimsoll.planning.overlap_plan import NanoPiece, OverlapPlan, iteration_s, 
 from plimsoll.planning.overlap_shares import Judge, best_uniform_shares, descend
 from plimsoll.spec.errors import SpecError
 
-__all__ = ["GRAIN_TOKENS", "search_overlap"]
+__all__ = ["GRAIN_TOKENS", "Table", "search_overlap", "search_rewrites"]
 
 GRAIN_TOKENS = 128
 """Sizes of nano-batches are multiples of this: the tile of a matrix multiply."""
-_STRETCHES = (1.0, 1.5)
-_FINALISTS = 2
+_STRETCHES = {1: (1.0, 1.5, 2.0), 2: (1.0, 1.5)}
+"""Waits for memory and network that stage one plans for, by how often the batch is halved."""
+_FINALISTS = 3
 _MAX_HALVINGS = 2
 _MAX_NODES = 1000
-_MAX_TRIALS = 12_000
+_MAX_TRIALS = 40_000
 _BUBBLE_FRACTION = 0.005
 
 Pieces = tuple[NanoPiece, ...]
+
+
+class Table(NamedTuple):
+    """Operators of one layer and who depends on whom: one way to write the layer."""
+
+    operators: tuple[OpProfile, ...]
+    dependencies: tuple[Dependency, ...]
 
 
 class _Found(NamedTuple):
@@ -100,6 +109,38 @@ def search_overlap(
     )
 
 
+def search_rewrites(
+    tables: Sequence[Table],
+    curves: Curves,
+    *,
+    batch_tokens: int,
+    layers: int,
+    grain_tokens: int = GRAIN_TOKENS,
+    budget_s: float = 120.0,
+    on_progress: Callable[[str], None] | None = None,
+) -> tuple[int, OverlapPlan]:
+    """Which of several ways to write the same layer overlaps best, and its plan.
+
+    For one, two all-gathers and an all-reduce a layer or two all-reduces. The budget is split
+    evenly; see ``search_overlap`` for the rest.
+    """
+    plans = [
+        search_overlap(
+            table.operators,
+            table.dependencies,
+            curves,
+            batch_tokens=batch_tokens,
+            layers=layers,
+            grain_tokens=grain_tokens,
+            budget_s=budget_s / len(tables),
+            on_progress=on_progress,
+        )
+        for table in tables
+    ]
+    best = min(range(len(plans)), key=lambda k: (plans[k].iteration_s, k))
+    return best, plans[best]
+
+
 class _Search:
     """One search: candidates of growing numbers of pieces, and what cut it short."""
 
@@ -119,13 +160,13 @@ class _Search:
     def run(self) -> tuple[Pieces, tuple[str, ...]]:
         """The best pieces, and warnings."""
         fine: frozenset[str] = frozenset()
-        best = self._round(fine, 1)
+        best = self._round(fine, 1, None)
         while best is not None and not self.judge.spent:
             more = fine | self._cut_finer(best.pieces)
             if more == fine or self.batch_tokens < 2**_MAX_HALVINGS * self.grain_tokens:
                 break
             fine = more
-            finer = self._round(fine, _MAX_HALVINGS)
+            finer = self._round(fine, _MAX_HALVINGS, self._halved(best.pieces, fine))
             if finer is None or finer.time_s >= best.time_s:
                 break
             best = finer
@@ -148,12 +189,14 @@ class _Search:
             for operator in self.operators
         )
 
-    def _round(self, fine: frozenset[str], num_halvings: int) -> _Found | None:
-        """The best plan with operators in ``fine`` cut finer than in two."""
+    def _round(
+        self, fine: frozenset[str], num_halvings: int, known: Pieces | None
+    ) -> _Found | None:
+        """The best plan with operators in ``fine`` cut finer than in two; ``known`` is one."""
         found: list[_Found] = []
         seen = set()
         for rotation in self._rotations():
-            for stretch in _STRETCHES:
+            for stretch in _STRETCHES[num_halvings]:
                 if self.judge.spent:
                     break
                 pieces = self._ordered(fine, num_halvings, rotation, stretch)
@@ -164,6 +207,8 @@ class _Search:
                 found.append(_Found(time_s, shared))
         found.sort(key=lambda candidate: candidate.time_s)
         finished = []
+        if known is not None:
+            found.insert(0, _Found(self.judge.of(known), known))
         for candidate in found[:_FINALISTS]:
             pieces, time_s = descend(
                 candidate.pieces, candidate.time_s, self.judge, grain_tokens=self.grain_tokens
@@ -212,6 +257,20 @@ class _Search:
             )
             for piece in (pattern.pieces[i] for i in order.sequence)
         )
+
+    def _halved(self, pieces: Pieces, fine: frozenset[str]) -> Pieces:
+        """``pieces`` with the two of every operator in ``fine`` cut once more, in place."""
+        found: list[NanoPiece] = []
+        for piece in pieces:
+            whole = sum(other.operator == piece.operator for other in pieces) == 2
+            tokens = piece.end_token - piece.first_token
+            if piece.operator not in fine or not whole or tokens < 2 * self.grain_tokens:
+                found.append(piece)
+                continue
+            middle = piece.first_token + tokens // 2 // self.grain_tokens * self.grain_tokens
+            found.append(replace(piece, end_token=middle))
+            found.append(replace(piece, first_token=middle))
+        return tuple(found)
 
     def _cut_finer(self, pieces: Pieces) -> frozenset[str]:
         """Operators around the longest gap of the compute lane: the one it waits for, and those

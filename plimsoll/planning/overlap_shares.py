@@ -2,8 +2,8 @@
 
 Every candidate is simulated for a few layers; the rest of the iteration is extrapolated at the
 rate the middle layers keep. First all pieces of a lane get one share, by the grid; then each
-piece its own; then cuts move by a grain and neighbors of one lane change places, as long as
-something gains. Every accepted change shortens the iteration, so the descent ends.
+piece its own; then cuts move by a grain and pieces of a lane change places, as long as something
+gains. Every accepted change shortens the iteration, so the descent ends.
 Source: arXiv 2408.12757, section 4.
 """
 
@@ -22,6 +22,7 @@ __all__ = ["SHARES", "Judge", "best_uniform_shares", "descend"]
 SHARES = tuple(k / 10 for k in range(1, 11))
 _SAMPLE_LAYERS = 6
 _GAIN = 1e-6
+_PLACES = 3
 Pieces = tuple[NanoPiece, ...]
 
 
@@ -107,7 +108,7 @@ def descend(
     while gained and not judge.spent:
         started_s = best_s
         pieces, best_s = _own_shares(pieces, best_s, judge)
-        for moves in (_moved_cuts, _swapped):
+        for moves in (_moved_cuts, _reordered):
             for candidate in moves(pieces, judge, grain_tokens):
                 if judge.spent:
                     break
@@ -156,12 +157,17 @@ def _moved_cuts(pieces: Pieces, judge: Judge, grain_tokens: int) -> Iterator[Pie
                 )
 
 
-def _swapped(pieces: Pieces, judge: Judge, _: int) -> Iterator[Pieces]:
-    """Two neighbors of one lane in each other's place; orders that never start judge themselves."""
+def _reordered(pieces: Pieces, judge: Judge, _: int) -> Iterator[Pieces]:
+    """One piece a few places earlier or later in its lane; orders that never start judge
+    themselves."""
     lane = {operator.name: operator.lane for operator in judge.operators}
     for name in ("compute", "memory", "network"):
         mine = [i for i, piece in enumerate(pieces) if lane[piece.operator] == name]
-        for i, j in zip(mine, mine[1:], strict=False):
-            changed = list(pieces)
-            changed[i], changed[j] = pieces[j], pieces[i]
-            yield tuple(changed)
+        for at, to in itertools.permutations(range(len(mine)), 2):
+            if abs(at - to) <= _PLACES and at - to != 1:  # two neighbors change places once
+                order = mine[:at] + mine[at + 1 :]
+                order.insert(to, mine[at])
+                changed = list(pieces)
+                for place, source in zip(mine, order, strict=True):
+                    changed[place] = pieces[source]
+                yield tuple(changed)

@@ -10,6 +10,7 @@ Source: arXiv 2408.12757.
 import functools
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from plimsoll.catalog.contract import (
     AtLeast,
@@ -35,8 +36,14 @@ from plimsoll.catalog.nanoflow_setting import (
     operators,
 )
 from plimsoll.cost.dense_batch import optimal_tokens_per_s
-from plimsoll.planning.overlap_plan import OverlapPlan, hand_made_plan, in_turn_s
-from plimsoll.planning.overlap_search import Table, search_rewrites
+from plimsoll.planning.overlap_plan import (
+    OverlapPlan,
+    hand_made_plan,
+    in_turn_s,
+    iteration_s,
+    sequential_s,
+)
+from plimsoll.planning.overlap_search import Table, search_overlap, search_rewrites
 
 __all__ = ["SYSTEM", "hand_made", "searched"]
 
@@ -45,26 +52,18 @@ _HAND_MADE_SHARES = {"decode attention": 0.4, "network": 0.2}
 """The example pipeline's share of decode attention, and what its table lists for half speed."""
 
 
-def _search(*, free: bool, priced: bool) -> tuple[Network, OverlapPlan]:
-    tables = [
-        Table(operators(network, priced=priced), dependencies(network)) for network in _NETWORKS
-    ]
+def _search() -> tuple[Network, OverlapPlan]:
+    tables = [Table(operators(network), dependencies(network)) for network in _NETWORKS]
     best, plan = search_rewrites(
-        tables,
-        FREE_CURVES if free else CURVES,
-        batch_tokens=BATCH_TOKENS,
-        layers=model().num_layers,
+        tables, CURVES, batch_tokens=BATCH_TOKENS, layers=model().num_layers
     )
     return _NETWORKS[best], plan
 
 
 @functools.cache
-def searched(*, free: bool = False, priced: bool = True) -> tuple[Network, OverlapPlan]:
-    """The searched plan and the collectives it is written with, found once a process.
-
-    ``free``: kernels do not slow each other; ``priced`` False: cutting costs nothing.
-    """
-    return _search(free=free, priced=priced)
+def searched() -> tuple[Network, OverlapPlan]:
+    """The searched plan and the collectives it is written with, found once a process."""
+    return _search()
 
 
 @functools.cache
@@ -106,16 +105,15 @@ def _words(network: Network, plan: OverlapPlan) -> str:
 
 
 def _sequential_rate(_: Context) -> Measured:
-    _, plan = searched()
+    whole_s = sequential_s(operators(), layers=model().num_layers)
     return Measured(
-        value=_rate(plan.sequential_s),
-        detail=f"the measured rows add up to {plan.sequential_s * 1e3:.2f} ms",
+        value=_rate(whole_s), detail=f"the measured rows add up to {whole_s * 1e3:.2f} ms"
     )
 
 
 def _sequential_without_network(_: Context) -> Measured:
-    compute_s = sum(op.best_s for op in operators() if op.lane != "network") * model().num_layers
-    return Measured(value=_rate(compute_s))
+    local = tuple(op for op in operators() if op.lane != "network")
+    return Measured(value=_rate(sequential_s(local, layers=model().num_layers)))
 
 
 def _searched_rate(_: Context) -> Measured:
@@ -127,30 +125,48 @@ def _in_turn_rate(_: Context) -> Measured:
     return Measured(value=_rate(_in_turn_s(*searched())), detail="same pieces, none overlap")
 
 
-def _speedup(*, free: bool) -> Callable[[Context], Measured]:
-    def compute(_: Context) -> Measured:
-        network, plan = searched(free=free)
-        return Measured(value=plan.speedup, detail=_words(network, plan))
-
-    return compute
-
-
-def _speedup_for_nothing(_: Context) -> Measured:
-    network, plan = searched(free=True, priced=False)
+def _gain(_: Context) -> Measured:
+    network, plan = searched()
     return Measured(value=plan.speedup, detail=_words(network, plan))
 
 
-def _speedup_in_turn(_: Context) -> Measured:
+def _gain_if_free(_: Context) -> Measured:
+    """The same plan on a device where kernels do not slow each other."""
     network, plan = searched()
-    return Measured(value=plan.sequential_s / _in_turn_s(network, plan))
+    free_s = iteration_s(
+        plan.pieces, operators(network), dependencies(network), FREE_CURVES, layers=plan.layers
+    )
+    return Measured(value=plan.sequential_s / free_s, detail="the same plan")
+
+
+def _gain_if_all_free(_: Context) -> Measured:
+    """A plan searched for such a device, with pieces that cost nothing to cut."""
+    network, _plan = searched()
+    plan = search_overlap(
+        operators(network, priced=False),
+        dependencies(network),
+        FREE_CURVES,
+        batch_tokens=BATCH_TOKENS,
+        layers=model().num_layers,
+    )
+    return Measured(value=plan.speedup, detail=_words(network, plan))
 
 
 def _cutting(*, priced: bool) -> Callable[[Context], Measured]:
     def compute(_: Context) -> Measured:
         network, plan = searched()
-        slower = _in_turn_s(network, plan, priced=priced) / plan.sequential_s - 1
-        rate = _rate(_in_turn_s(network, plan, priced=priced))
-        return Measured(value=slower, detail=f"{rate:.0f} tokens/s/GPU with the searched cuts")
+        in_turn = _in_turn_s(network, plan, priced=priced)
+        weights = sum(
+            op.fixed_s * (sum(piece.operator == op.name for piece in plan.pieces) - 1)
+            for op in operators(network, priced=priced)
+            if op.lane == "compute"
+        )
+        share = weights * plan.layers / plan.sequential_s
+        return Measured(
+            value=in_turn / plan.sequential_s - 1,
+            detail=f"{_rate(in_turn):.0f} tokens/s/GPU; reading weights again is {share:.1%}, "
+            "latency of collectives the rest",
+        )
 
     return compute
 
@@ -164,9 +180,14 @@ def _against_hand_made(_: Context) -> Measured:
     )
 
 
-def _hand_made_against_in_turn(_: Context) -> Measured:
-    best_s = min(hand_made(network).iteration_s for network in _NETWORKS)
-    return Measured(value=best_s / _in_turn_s(*searched()))
+def _full_shares_against_hand_made(_: Context) -> Measured:
+    network, plan = searched()
+    greedy = tuple(replace(piece, share=1.0) for piece in plan.pieces)
+    greedy_s = iteration_s(
+        greedy, operators(network), dependencies(network), CURVES, layers=plan.layers
+    )
+    made_s = min(hand_made(network).iteration_s for network in _NETWORKS)
+    return Measured(value=made_s / greedy_s)
 
 
 def _of_optimum(_: Context) -> Measured:
@@ -177,7 +198,7 @@ def _of_optimum(_: Context) -> Measured:
 
 def _search_time(_: Context) -> Measured:
     started_s = time.perf_counter()
-    network, plan = _search(free=False, priced=True)
+    network, plan = _search()
     return Measured(value=time.perf_counter() - started_s, detail=_words(network, plan))
 
 
@@ -203,20 +224,20 @@ _CLAIMS = (
     ),
     Claim(
         id="gain",
-        text="Overlapped over sequential: 1.17x in the text, 1323/1106 in the figure",
-        value=1.17,
+        text="Overlapped over sequential, 1323/1106 tokens/s/GPU; the text has 1.07x and 1.17x",
+        value=1.196,
         unit="x",
         setup=_SETUP,
-        where="section 6.4 and figure 9",
+        where="figure 9",
     ),
     Claim(
         id="cutting",
-        text="What nano-batches cost when nothing overlaps: 13.2 % in the text, 1106 to 982 "
-        "tokens/s/GPU (11.2 %) in the figure",
-        value=0.132,
+        text="Nano-batches when nothing overlaps are slower, 1106 to 982 tokens/s/GPU; the text "
+        "has 13.2 %",
+        value=0.126,
         unit="of time",
         setup=_SETUP,
-        where="section 6.4 and figure 9",
+        where="figure 9",
     ),
     Claim(id="search", text="The search takes about 10 minutes and beats plans made by hand"),
     Claim(
@@ -261,27 +282,17 @@ _CHECKS = (
         title="searched plan over operators one by one",
         how="simulated",
         band=Between(1.10, 1.30),
-        compute=_speedup(free=False),
-        ablation=_speedup_in_turn,
-        ablation_title="the plan's pieces one by one",
-        slow=True,
-    ),
-    Check(
-        claim="gain",
-        title="the same, interference judged by the printed table",
-        how="simulated",
-        band=Between(1.10, 1.30),
-        compute=_speedup(free=False),
-        ablation=_speedup(free=True),
-        ablation_title="overlap taken as free",
+        compute=_gain,
+        ablation=_gain_if_free,
+        ablation_title="kernels that do not slow each other",
         slow=True,
     ),
     Check(
         claim="gain",
         title="overlap and cutting both taken as free",
         how="simulated",
-        band=Report("the mistake this model must not make: 1.5x and more appear"),
-        compute=_speedup_for_nothing,
+        band=Report("the mistake that this model must not make: 1.5x and more appear"),
+        compute=_gain_if_all_free,
         slow=True,
     ),
     Check(
@@ -301,8 +312,8 @@ _CHECKS = (
         band=AtLeast(1.001),
         compute=_against_hand_made,
         unit="x",
-        ablation=_hand_made_against_in_turn,
-        ablation_title="against the searched pieces one by one",
+        ablation=_full_shares_against_hand_made,
+        ablation_title="no shares chosen: every kernel asks for the whole device",
         slow=True,
     ),
     Check(

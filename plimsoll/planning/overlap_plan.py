@@ -23,9 +23,9 @@ __all__ = [
     "Unrolled",
     "check_pieces",
     "hand_made_plan",
+    "in_turn_s",
     "iteration_s",
     "sequential_s",
-    "in_turn_s",
     "unroll",
     "with_shares",
 ]

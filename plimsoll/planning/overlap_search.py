@@ -25,7 +25,7 @@ __all__ = ["GRAIN_TOKENS", "Table", "search_overlap", "search_rewrites"]
 
 GRAIN_TOKENS = 128
 """Sizes of nano-batches are multiples of this: the tile of a matrix multiply."""
-_STRETCHES = {1: (1.0, 1.5, 2.0), 2: (1.0, 1.5)}
+_STRETCHES = {1: (1.0, 1.5, 2.0), 2: (1.5,)}
 """Waits for memory and network that stage one plans for, by how often the batch is halved."""
 _FINALISTS = 3
 _MAX_HALVINGS = 2
@@ -178,7 +178,7 @@ class _Search:
         if self.unproven:
             warnings.append(f"{self.unproven} orders of stage one are the best found, not proven")
         if best is None:
-            warnings.append("no order was found in time: operators run one by one")
+            warnings.append("stage one found no order: operators run one by one")
             return self.uncut(), tuple(warnings)
         return best.pieces, tuple(warnings)
 

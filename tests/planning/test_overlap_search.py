@@ -226,6 +226,16 @@ def test_a_cut_that_costs_more_than_it_gains_is_not_made() -> None:
     assert "no plan that overlaps is faster" in plan.warnings[-1]
 
 
+def test_pieces_that_each_cost_as_much_as_the_whole_still_have_an_order() -> None:
+    dear = tuple(op(name, lane, 1.0, 1.0) for name, lane in zip("abc", LANES, strict=True))
+    pattern = structure(dear, ring(*"abc"), fine=frozenset("abc"), num_halvings=2, rotation=0)
+    order = order_pieces(
+        pattern, dear, batch_tokens=512, grain_tokens=128, stretch={}, max_nodes=500, limit_s=20
+    )
+    assert order is not None and order.window_s >= 4.0
+    assert search(dear, ring(*"abc"), batch=512).speedup == 1.0
+
+
 def test_one_lane_cannot_overlap_with_itself() -> None:
     alone = (op("a", "compute", 1.0), op("b", "compute", 1.0))
     assert search(alone, ring("a", "b")).iteration_s == pytest.approx(2.0 * LAYERS)

@@ -3,7 +3,7 @@
 Times of each operator running alone are those the paper measured. What cutting costs is not
 printed: weights are read again at the bandwidth its decode attention reached, and collectives pay
 their latency again as ``cost/collectives`` has it. Speed curves are linear between printed rows.
-Source: arXiv 2408.12757, tables 2 to 4 and figure 6.
+Source: arXiv 2408.12757, tables 2 and 4.
 """
 
 from typing import Literal

@@ -4,7 +4,7 @@ A *dense batch* is all tokens of an iteration, decodes and prompt chunks alike, 
 multiplies see them. Compute: 2 FLOPs a parameter and token. Memory: everything in it is read
 once. Network: two all-gathers and an all-reduce a layer (or two all-reduces), each device
 receiving from the N - 1 others. The best possible rate is that of the multiplies alone.
-Leaves out attention arithmetic, norms, embedding and head. Source: arXiv 2408.12757, section 3.
+Leaves out attention arithmetic, norms, embedding and head. Source: arXiv 2408.12757.
 """
 
 from dataclasses import dataclass

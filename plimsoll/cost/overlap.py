@@ -5,7 +5,7 @@ in the order given, each as soon as what it waits for has ended. A running one h
 the device and advances at the speed P(R) of its lane. Memory and network kernels get the share
 they ask for; the compute lane gets what they leave, at most what it asks for. Shares never
 exceed one: should memory and network ask for more, both are cut in proportion.
-Leaves out launch gaps and cache effects. Source: arXiv 2408.12757, section 4.
+Leaves out launch gaps and cache effects. Source: arXiv 2408.12757.
 """
 
 from collections.abc import Sequence

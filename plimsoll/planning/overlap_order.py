@@ -5,7 +5,7 @@ grain), who goes first in each pair of one lane, and T, which is minimised: at i
 the compute lane has no gap. Interference is left out here, kernels run at full speed; a small
 reward for waiting time after memory and network pieces leaves room for it. In a lane, all pieces
 of a window come before those of the next.
-Source: arXiv 2408.12757, section 4; solver: HiGHS through ``scipy.optimize.milp``.
+Source: arXiv 2408.12757; solver: HiGHS through ``scipy.optimize.milp``.
 """
 
 from collections.abc import Mapping, Sequence

@@ -4,7 +4,7 @@ A pattern cuts the batch at ``num_cuts`` unknown places; each operator uses all 
 second one, so ranges nest and it is known which pieces meet before any size is. The batch
 falls into two halves at the middle cut; in the *first* half the leading ``rotation`` operators of
 a layer run one layer ahead.
-Source: arXiv 2408.12757, section 4.
+Source: arXiv 2408.12757.
 """
 
 from collections.abc import Sequence

@@ -5,7 +5,7 @@ runs them. A piece may be *ahead*: in a window it then works for the next layer,
 of the batch is in its attention while another is still in the feed-forward of the layer before.
 Windows repeat; the first holds only what is ahead, the last only what is not.
 Two pieces depend on each other only if their operators do and their token ranges meet.
-Source: arXiv 2408.12757, section 4.
+Source: arXiv 2408.12757.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,7 +35,8 @@ __all__ = [
 class NanoPiece:
     """``operator`` on the tokens from ``first_token`` up to, not including, ``end_token``.
 
-    ``share`` of the device it asks for; ``ahead`` 1: it works for the next layer.
+    ``share`` of the device it asks for: memory and network pieces get it, compute pieces ask for
+    all and get what those leave. ``ahead`` 1: it works for the next layer.
     """
 
     __pydantic_config__: ClassVar = PLAIN

@@ -5,7 +5,7 @@ computes. Stage one finds number, sizes and order of the pieces without interfer
 the shares of the device that make the iteration shortest with it. Starts with two pieces an
 operator; where the compute lane then idles, the operators it waits for are cut finer, until
 nothing gains. Only operators bound by different lanes overlap.
-Leaves out: kernels whose share changes while they run. Source: arXiv 2408.12757, section 4.
+Leaves out: kernels whose share changes while they run. Source: arXiv 2408.12757.
 """
 
 import time
@@ -69,6 +69,8 @@ def search_overlap(
         SpecError: the dense batch is below two grains, an operator has no profile or its lane
             no curve, or operators wait for each other in a circle.
     """
+    if grain_tokens < 1:
+        raise SpecError(f"a grain of {grain_tokens} tokens; there must be at least 1")
     if batch_tokens < 2 * grain_tokens:
         raise SpecError(
             f"a dense batch of {batch_tokens} tokens cannot be cut; it needs at least "

@@ -4,7 +4,7 @@ Every candidate is simulated for a few layers; the rest of the iteration is extr
 rate the middle layers keep. First all pieces of a lane get one share, by the grid; then each
 piece its own; then cuts move by a grain and pieces of a lane change places, as long as something
 gains. Every accepted change shortens the iteration, so the descent ends.
-Source: arXiv 2408.12757, section 4.
+Source: arXiv 2408.12757.
 """
 
 import itertools

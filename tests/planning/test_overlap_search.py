@@ -301,6 +301,8 @@ def test_bad_tables_are_told_before_anything_runs() -> None:
         )
     with pytest.raises(SpecError, match="0 layers"):
         search(THREE, THREE_RING, layers=0)
+    with pytest.raises(SpecError, match="a grain of 0 tokens"):
+        search_overlap(THREE, THREE_RING, CURVES, batch_tokens=256, layers=LAYERS, grain_tokens=0)
 
 
 @pytest.mark.parametrize(

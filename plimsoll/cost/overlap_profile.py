@@ -4,7 +4,8 @@ An operator is bound by one lane: compute, memory or network. A *speed curve* of
 fast its kernels run, relative to running alone, when they get a share R of the device. Cutting an
 operator along the token batch divides its work, but each piece pays once more what does not
 follow its tokens: for a multiply, reading the weights.
-Leaves out cache effects between kernels. Source: arXiv 2408.12757, table 2 and the table of shares and speeds.
+Leaves out cache effects between kernels. Source: arXiv 2408.12757, its tables of operators and of
+shares and speeds.
 """
 
 from bisect import bisect_right

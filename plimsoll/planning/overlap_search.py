@@ -5,7 +5,8 @@ computes. Stage one finds number, sizes and order of the pieces without interfer
 the shares of the device that make the iteration shortest with it. Starts with two pieces an
 operator; where the compute lane then idles, the operators it waits for are cut finer, until
 nothing gains. Only operators bound by different lanes overlap.
-Leaves out: kernels whose share changes while they run. Source: arXiv 2408.12757.
+Leaves out: memory and network kernels whose share changes while they run.
+Source: arXiv 2408.12757.
 """
 
 import time

@@ -8,6 +8,7 @@ from plimsoll.catalog.fastgen import SYSTEM as FASTGEN
 from plimsoll.catalog.fidelity import SYSTEM as FIDELITY
 from plimsoll.catalog.llumnix import SYSTEM as LLUMNIX
 from plimsoll.catalog.long_context_peak import SYSTEM as LONG_CONTEXT_PEAK
+from plimsoll.catalog.nanoflow import SYSTEM as NANOFLOW
 
 __all__ = ["SYSTEMS"]
 
@@ -21,6 +22,7 @@ SYSTEMS: dict[str, System] = {
         FIDELITY,
         LLUMNIX,
         LONG_CONTEXT_PEAK,
+        NANOFLOW,
     )
 }
 """By id, in the order they are shown."""

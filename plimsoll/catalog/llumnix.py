@@ -141,7 +141,7 @@ SYSTEM = System(
     id="llumnix",
     title="Llumnix: live migration and freeness scheduling across instances",
     arxiv="2406.03243",
-    family="serving",
+    family="serving schedulers",
     summary=(
         "Sends a request to the instance with most decode steps left before its memory is full, "
         "and moves running requests live, so that room is where it is needed."

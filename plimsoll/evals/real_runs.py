@@ -107,6 +107,7 @@ class RealRun:
         router: ClusterPolicy | None = None,
         *,
         link_bytes_per_s: float = float("inf"),
+        eos_ids: Sequence[int] = (),
     ) -> None:
         self._specs = list(specs)
         self._swap = tempfile.TemporaryDirectory(prefix="plimsoll-swap-")
@@ -117,7 +118,9 @@ class RealRun:
             self._start,
             keep=True,
             link_bytes_per_s=link_bytes_per_s,
+            eos_ids=eos_ids,
         )
+        self._ends = bool(eos_ids)
 
     def _start(self, index: int, answer: Any) -> ProcessWorker:
         spec = self._specs[index]
@@ -139,13 +142,15 @@ class RealRun:
         self._swap.cleanup()
 
     def send(self, asked: Asked) -> None:
-        """Submit a request; greedy, to its full length."""
+        """Submit a request; greedy, to its full length or to an ``eos_ids`` token."""
 
         def deliver(token: int, logprobs: object) -> None:
             asked.token_at_s.append(time.monotonic())
             asked.tokens.append(token)
 
-        params = SamplingParams(max_tokens=asked.output_tokens, temperature=0.0, ignore_eos=True)
+        params = SamplingParams(
+            max_tokens=asked.output_tokens, temperature=0.0, ignore_eos=not self._ends
+        )
         self.live.submit(Conversation(asked.prompt, params, deliver=deliver, end=asked.over.append))
 
     def wait(self) -> None:
@@ -163,7 +168,7 @@ class RealRun:
             self.send(one)
         self.wait()
         for one in asked:
-            if one.over[0].finish != "length":
+            if one.over[0].finish not in ("length", "stop"):
                 raise ExecutionError(f"a request ended with {one.over[0].error}")
         return [one.tokens for one in asked]
 

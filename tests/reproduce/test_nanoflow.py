@@ -19,6 +19,13 @@ from plimsoll.planning.overlap_plan import check_pieces, hand_made_plan, in_turn
 NETWORKS: tuple[Network, ...] = ("gathers", "reduces")
 
 
+def test_quick_checks_pass() -> None:
+    rows = list(run_system(SYSTEM, Context(), quick=True))
+    assert [f"{r.claim}: {r.what}" for r in rows if r.verdict == "fail"] == []
+    assert sum(r.verdict == "pass" for r in rows) >= 12
+
+
+@pytest.mark.slow
 def test_every_check_passes() -> None:
     rows = list(run_system(SYSTEM, Context(), timed=False))
     assert [f"{r.claim}: {r.what}" for r in rows if r.verdict == "fail"] == []
@@ -36,7 +43,7 @@ def test_every_simulated_claim_that_is_judged_has_an_ablation() -> None:
 
 def test_the_whole_table_is_shown_as_not_reproduced() -> None:
     assert SYSTEM.not_reproduced == {"best-rival": "needs the rival's kernels"}
-    assert len(SYSTEM.waiting) == 3
+    assert len(SYSTEM.waiting) == 2
 
 
 @pytest.mark.parametrize("network", NETWORKS)

@@ -60,7 +60,8 @@ class SingleBlocks:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Churned:
     """What came of it. ``mean_run_blocks``: blocks held over runs of them, mean of the samples
-    at the fill; ``peak_fraction`` the most of the pool that was held; ``refused`` operations."""
+    at the fill; ``peak_fraction`` of the pool held at most until the first of ``refused``
+    operations; ``steals`` of unused tails."""
 
     mean_run_blocks: float
     peak_fraction: float
@@ -110,7 +111,8 @@ def churn(
                 held[request] += 1
             else:
                 refused += 1
-        peak = max(peak, pool.used)
+        if not refused:
+            peak = max(peak, pool.used)
         if full and step > operations // 4 and step % 50 == 0:
             samples.append(_mean_run(pool, living))
         if check_every and step % check_every == 0:

@@ -15,7 +15,15 @@ from torch import Tensor
 
 from plimsoll.models.dist_attention import Partial, merge_partials, partial_attention
 
-__all__ = ["SplitCase", "mean_of_partials", "random_case", "whole_softmax", "worst_error"]
+__all__ = [
+    "SplitCase",
+    "bytes_moved",
+    "mean_of_partials",
+    "merged_in_bfloat16",
+    "random_case",
+    "whole_softmax",
+    "worst_error",
+]
 
 Merge = Callable[[Sequence[Partial]], Tensor]
 
@@ -122,3 +130,30 @@ def worst_error(
             return error
         worst = max(worst, error)
     return worst
+
+
+def merged_in_bfloat16(parts: Sequence[Partial]) -> Tensor:
+    """The wrong join: the right formula with every number rounded to bfloat16."""
+    maxima = torch.stack([part.max_TH for part in parts]).bfloat16()
+    highest = maxima.amax(0)
+    factors = torch.exp(maxima - torch.where(torch.isinf(highest), 0, highest))
+    sums = torch.stack([part.sum_TH for part in parts]).bfloat16()
+    weighted = torch.stack([part.weighted_THE for part in parts]).bfloat16()
+    return (factors[..., None] * weighted).sum(0) / (factors * sums).sum(0)[..., None]
+
+
+def bytes_moved(num_keys: int, *, ship_keys: bool) -> int:
+    """Bytes between owner and creditor for one query over a piece of ``num_keys``, one layer:
+    the query and what the piece contributes, or with ``ship_keys`` the keys and values."""
+    q, k = torch.randn(1, 32, 128), torch.randn(num_keys, 8, 128)
+    if ship_keys:
+        return 2 * k.numel() * k.element_size()
+    part = partial_attention(
+        q,
+        k,
+        k,
+        query_positions_T=torch.tensor([num_keys]),
+        key_positions_N=torch.arange(num_keys),
+        scale=128**-0.5,
+    )
+    return q.numel() * q.element_size() + part.num_bytes

@@ -1,7 +1,5 @@
 """Attention over pieces equals one softmax over the whole; arXiv 2401.02669."""
 
-from collections.abc import Sequence
-
 import pytest
 import torch
 from hypothesis import given
@@ -10,27 +8,17 @@ from torch import Tensor
 
 from plimsoll.catalog.split_attention import (
     mean_of_partials,
+    merged_in_bfloat16,
     random_case,
     whole_softmax,
     worst_error,
 )
 from plimsoll.models.dist_attention import (
-    Partial,
     join_partials,
     merge_partials,
     partial_attention,
 )
 from plimsoll.spec.errors import SpecError
-
-
-def merged_in_bfloat16(parts: Sequence[Partial]) -> Tensor:
-    """The join with every number rounded to bfloat16."""
-    maxima = torch.stack([part.max_TH for part in parts]).bfloat16()
-    highest = maxima.amax(0)
-    factors = torch.exp(maxima - torch.where(torch.isinf(highest), 0, highest))
-    sums = torch.stack([part.sum_TH for part in parts]).bfloat16()
-    weighted = torch.stack([part.weighted_THE for part in parts]).bfloat16()
-    return (factors[..., None] * weighted).sum(0) / (factors * sums).sum(0)[..., None]
 
 
 def test_a_thousand_random_splits_are_exact() -> None:

@@ -34,9 +34,12 @@ class Group:
 
 
 class GroupAllocator:
-    """See the module text. ``group_blocks`` is what a new group has where room allows."""
+    """See the module text. ``group_blocks`` is what a new group has where room allows; without
+    ``steals`` unused tails stay with their owners and requests are refused earlier."""
 
-    def __init__(self, *, total: int, group_blocks: int = 60, kept_blocks: int = 1) -> None:
+    def __init__(
+        self, *, total: int, group_blocks: int = 60, kept_blocks: int = 1, steals: bool = True
+    ) -> None:
         if min(total, group_blocks) < 1 or kept_blocks < 0:
             raise SpecError(
                 f"{total} blocks in groups of {group_blocks} with {kept_blocks} kept: the first "
@@ -45,6 +48,7 @@ class GroupAllocator:
         self.total = total
         self.group_blocks = group_blocks
         self.kept_blocks = kept_blocks
+        self.steals = steals
         self.used = 0
         self.num_steals = 0
         self._groups: dict[int, list[Group]] = {}
@@ -84,7 +88,7 @@ class GroupAllocator:
     def append(self, request: int, num_blocks: int) -> bool:
         """Hold ``num_blocks`` more for a request, new or known; False, and nothing changed, if
         they are not free."""
-        if num_blocks > self.free:
+        if num_blocks > self.free or not (self.steals or self._fits_runs(request, num_blocks)):
             return False
         groups = self._groups.setdefault(request, [])
         self.used += num_blocks
@@ -147,6 +151,9 @@ class GroupAllocator:
 
     # Finding room
 
+    def _fits_runs(self, request: int, num_blocks: int) -> bool:
+        return num_blocks <= sum(self._by_start.values()) + self._tails.get(request, 0)
+
     def _extend(self, group: Group, need: int) -> None:
         """Grow the last group of a request into the free run behind it, if there is one."""
         end = group.start + group.length
@@ -167,7 +174,7 @@ class GroupAllocator:
         place = bisect_left(self._by_length, (wanted, 0))
         if place == len(self._by_length):
             longest = self._by_length[-1][0]
-            if longest < need and max(self._tails.values(), default=0) > longest:
+            if self.steals and longest < need and max(self._tails.values(), default=0) > longest:
                 return self._steal(request, need)
             place -= 1
         length, start = self._by_length[place]

@@ -14,12 +14,10 @@ from plimsoll.serving.kv.groups import GroupAllocator
 from plimsoll.spec.errors import SpecError
 
 
-def test_a_hundred_thousand_random_operations() -> None:
-    groups = churn(
-        GroupAllocator(total=4000), seed=3, operations=100_000, fill=0.9, check_every=500
-    )
-    single = churn(SingleBlocks(4000), seed=3, operations=100_000, fill=0.9, check_every=500)
-    assert groups.steals > 1000
+def test_random_operations_keep_runs_long() -> None:
+    groups = churn(GroupAllocator(total=4000), seed=3, operations=30_000, fill=0.9, check_every=500)
+    single = churn(SingleBlocks(4000), seed=3, operations=30_000, fill=0.9, check_every=500)
+    assert groups.steals > 500
     assert groups.mean_run_blocks >= 8 * single.mean_run_blocks
 
 

@@ -141,7 +141,7 @@ def _sent_share(reuse: bool) -> Compute:
         return Measured(
             value=max(values),
             values=values,
-            detail=f"{_SESSIONS} random sessions of {_TURNS} turns on average, one swap or more a turn: "
+            detail=f"{_SESSIONS} random sessions of {_TURNS} turns on average, 1 to 3 swaps each: "
             f"{sent:,} of {whole:,} blocks sent, copies cut {cuts:,} times",
         )
 

@@ -154,9 +154,9 @@ def main() -> int:
                 cluster, workload = jobs[job]
                 cells = [c for c in cells if (c["cluster"], c["workload"]) != (cluster, workload)]
                 cells.append(job.result())
-                write_text(RESULTS, json.dumps({"cells": cells}, indent=1) + "\n")
+                write_text(json.dumps({"cells": cells}, indent=1) + "\n", RESULTS)
                 print(f"{cluster}, {workload}: done", file=sys.stderr, flush=True)
-    write_text(PAGE, page(cells))
+    write_text(page(cells), PAGE)
     return 0
 
 

@@ -5,7 +5,9 @@ from plimsoll.catalog.burstgpt import SYSTEM as BURSTGPT
 from plimsoll.catalog.contract import System
 from plimsoll.catalog.distserve import SYSTEM as DISTSERVE
 from plimsoll.catalog.fastgen import SYSTEM as FASTGEN
+from plimsoll.catalog.fastswitch import SYSTEM as FASTSWITCH
 from plimsoll.catalog.fidelity import SYSTEM as FIDELITY
+from plimsoll.catalog.infinite_llm import SYSTEM as INFINITE_LLM
 from plimsoll.catalog.llumnix import SYSTEM as LLUMNIX
 from plimsoll.catalog.long_context_peak import SYSTEM as LONG_CONTEXT_PEAK
 from plimsoll.catalog.nanoflow import SYSTEM as NANOFLOW
@@ -19,8 +21,10 @@ SYSTEMS: dict[str, System] = {
         BURSTGPT,
         DISTSERVE,
         FASTGEN,
+        FASTSWITCH,
         FIDELITY,
         LLUMNIX,
+        INFINITE_LLM,
         LONG_CONTEXT_PEAK,
         NANOFLOW,
     )

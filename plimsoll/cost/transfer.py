@@ -11,7 +11,7 @@ from typing import Literal
 from plimsoll.cost.efficiency import CollectiveRates
 from plimsoll.spec.hardware import Device, Link
 
-__all__ = ["kv_transfer_s", "swap_s", "transfer_link"]
+__all__ = ["kv_transfer_s", "pcie_copy_s", "swap_s", "transfer_link"]
 
 
 def transfer_link(source: Device, target: Device, *, same_node: bool) -> tuple[Link, Link]:
@@ -47,3 +47,17 @@ def kv_transfer_s(
 def swap_s(device_bytes: float, device: Device) -> float:
     """Seconds to move ``device_bytes`` between one device and its host."""
     return device.host.latency_s + device_bytes / device.host.bytes_per_s
+
+
+def pcie_copy_s(
+    total_bytes: float, *, num_pieces: int, launch_s: float, bytes_per_s: float
+) -> float:
+    """Seconds to copy ``total_bytes`` in ``num_pieces`` equal copies, each launched on its own.
+
+    A launch runs while the copy before it is on the wire, so each piece costs the longer of the
+    two: small pieces are bound by launches. Source: arXiv 2411.18424.
+    """
+    if num_pieces == 0:
+        return 0.0
+    piece_s = total_bytes / num_pieces / bytes_per_s
+    return launch_s + (num_pieces - 1) * max(launch_s, piece_s) + piece_s

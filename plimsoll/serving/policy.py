@@ -43,6 +43,7 @@ __all__ = [
     "MoveDone",
     "Park",
     "Phase",
+    "Pin",
     "PoolView",
     "Queue",
     "Refused",
@@ -54,6 +55,7 @@ __all__ = [
     "Step",
     "StepPolicy",
     "Tick",
+    "Unpin",
     "View",
 ]
 
@@ -122,6 +124,10 @@ class PoolView(Protocol):
 
     def cached_tokens(self, request: ReqView) -> int:
         """Leading prompt tokens whose KV the prefix cache holds now (whole blocks)."""
+        ...
+
+    def is_pinned(self, request_id: int) -> bool:
+        """Whether a prefix is pinned under a request, which may be gone."""
         ...
 
     def blocks_for(self, request: ReqView, num_tokens: int) -> int:
@@ -263,7 +269,26 @@ class Move:
     mode: Literal["take", "copy"] = "take"
 
 
-Action = Admit | Reject | Park | Resume | Abort | Move
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """Keep the leading ``num_tokens`` of a request's prompt in the prefix cache until ``Unpin``.
+
+    Whole units of the cache only. They stay though the request ends, and count as held. Refused
+    while the cache does not have all of them.
+    """
+
+    request: int
+    num_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unpin:
+    """Let go what was pinned under a request, which may be gone. It stays as cache, as any unit."""
+
+    request: int
+
+
+Action = Admit | Reject | Park | Resume | Abort | Move | Pin | Unpin
 
 
 @dataclass(frozen=True, slots=True)

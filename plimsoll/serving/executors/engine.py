@@ -26,9 +26,11 @@ from plimsoll.serving.policy import (
     Action,
     Park,
     Phase,
+    Pin,
     Resume,
     Run,
     StepPolicy,
+    Unpin,
     View,
 )
 from plimsoll.spec.errors import LivelockError, PolicyError
@@ -482,7 +484,10 @@ class Engine(Residents):
 
     def _apply(self, action: Action, slot: Slot, now_s: float) -> float:
         """Carry an action out; the seconds the step is held up by it."""
-        if not isinstance(action, Park | Resume | Abort):
+        if isinstance(action, Unpin):
+            self.unpin(action)
+            return 0.0
+        if not isinstance(action, Park | Resume | Abort | Pin):
             raise PolicyError(f"{action} is not an action of a step")
         request = self.alive.get(action.request)
         if request is None:
@@ -491,6 +496,8 @@ class Engine(Residents):
             return self.park(action, request, slot, now_s)
         elif isinstance(action, Resume):
             return self.resume(action, request, slot, now_s)
+        elif isinstance(action, Pin):
+            self.pin(action, request)
         else:
             self._drop(request, FAILED, now_s)
         return 0.0

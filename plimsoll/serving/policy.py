@@ -302,7 +302,9 @@ class Step:
     steps as one event. ``ahead`` with ``steady``: the step after is formed while this one runs,
     before its tokens are known, unless something known speaks against it; what arrives meanwhile
     waits for both, and a request that turns out to end in the first runs once more for nothing.
-    An empty step (no runs, decode_all False) idles until the next event.
+    An empty step (no runs, decode_all False) idles until the next event. ``read_once``: tokens of
+    the decodes' context that attention need not read, since it reads a prefix once for all that
+    share it. It shortens simulated steps; a real engine takes the time its kernels take.
     """
 
     actions: tuple[Action, ...] = ()
@@ -310,6 +312,7 @@ class Step:
     decode_all: bool = False
     steady: bool = False
     ahead: bool = False
+    read_once: int = 0
 
 
 @dataclass(frozen=True, slots=True)

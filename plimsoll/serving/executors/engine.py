@@ -247,7 +247,12 @@ class Engine(Residents):
         slot.accounted = 0
         slot.growth_s = 0.0
         slot.steps = 1
-        context = slot.context + num
+        context = slot.context + num - step.read_once
+        if step.read_once and not 0 < step.read_once <= slot.context * (num > 0):
+            raise PolicyError(
+                f"read_once {step.read_once} on instance {inst.id}: the decodes hold "
+                f"{slot.context} tokens"
+            )
         if num:
             need = pool.decode_blocks(slot.index)
             if need > pool.total - pool.held:

@@ -1,14 +1,16 @@
 """What a step of a group plan adds to its decodes: the prompt chunks, and the pins they need.
 
-Prompts under way go first, then requests that lost their KV, then the plan's groups in order. The
-first member of a group runs its prefix; the others wait until the cache holds it. A request starts
-if the KV of all that run is predicted to stay below the limit, or if nothing else runs.
+Prompts under way go first, then requests that lost their KV, then the groups that have begun, then
+the others in the order of the plan. The first member of a group runs its prefix; the rest wait
+until the cache holds it. Two groups are open at a time, or as many as have prefixes worth one step,
+so that few prefixes are pinned. A request starts if the KV of all that run is predicted to stay
+below the limit, or if nothing else runs.
 Source: arXiv 2412.03594, section 5.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import islice, takewhile
+from itertools import chain, islice, takewhile
 
 import numpy as np
 
@@ -18,8 +20,8 @@ from plimsoll.serving.policy import InstView, Phase, Pin, ReqView, Run, View
 
 __all__ = ["GroupChunks", "GroupProgress"]
 
-_MOST_PREFIXES = 2
-"""Prefixes that may be under way or waited for: that of the group in turn and the next."""
+_FEWEST_OPEN = 2
+"""Groups that may be open whatever the size of their prefixes: the one in turn and the next."""
 
 
 @dataclass(slots=True)
@@ -52,9 +54,21 @@ class GroupProgress:
         self.started[group] = at
         return at == len(members)
 
+    def waiting_members(self, group: int, plan: GroupPlan, view: View) -> Iterator[ReqView]:
+        """Members that have arrived and not started, in order."""
+        for member in plan.groups[group].members[self.started.get(group, 0) :]:
+            if view.has(member):
+                request = view.request(member)
+                if request.phase is Phase.WAITING:
+                    yield request
+
+    def next_waiting(self, group: int, plan: GroupPlan, view: View) -> ReqView | None:
+        """The first of them."""
+        return next(self.waiting_members(group, plan, view), None)
+
 
 class GroupChunks:
-    """Fills one step. ``prefix_of(request id)`` are the tokens it shares, by the plan."""
+    """Fills one step. ``group_of`` is the place of each planned request's group in the plan."""
 
     def __init__(
         self,
@@ -63,7 +77,7 @@ class GroupChunks:
         slot: int,
         *,
         plan: GroupPlan,
-        prefix_of: dict[int, int],
+        group_of: dict[int, int],
         progress: GroupProgress,
         free: int,
         budget: int,
@@ -76,10 +90,10 @@ class GroupChunks:
         self._pool = inst.pool
         self._slot = slot
         self._plan = plan
-        self._prefix_of = prefix_of
+        self._group_of = group_of
         self._progress = progress
         self._free = free
-        self._budget = budget
+        self._budget = self._most_open_tokens = budget
         self._limit = limit_blocks
         self._room = inst.max_num_seqs - inst.num_decoding(slot) - len(inst.prefilling(slot))
         self._taken: set[int] = set()
@@ -131,7 +145,8 @@ class GroupChunks:
         """Blocks that no single request holds: prefixes."""
 
     def _shared(self, request: ReqView) -> int:
-        return self._prefix_of.get(request.id, 0)
+        group = self._group_of.get(request.id, -1)
+        return self._plan.groups[group].prefix_tokens if group >= 0 else 0
 
     def _left(self, request: ReqView) -> int:
         """Output tokens still to come; past its prediction a request is taken to end next."""
@@ -152,32 +167,30 @@ class GroupChunks:
         inst, plan = self._inst, self._plan
         first = list(islice(inst.waiting, self._room))
         yield from takewhile(lambda request: request.preemptions, first)
-        progress, num_prefixes = self._progress, 0
-        for group in range(progress.at, len(plan.groups)):
-            for request in self._waiting_members(group):
-                prefix = plan.groups[group].prefix_tokens
+        progress = self._progress
+        num_open = open_tokens = 0
+        begun = list(progress.leader)
+        later = (g for g in range(progress.at, len(plan.groups)) if g not in begun)
+        for group in chain(begun, later):
+            prefix, seen = plan.groups[group].prefix_tokens, False
+            for request in progress.waiting_members(group, plan, self._view):
+                if request.id in self._taken:
+                    continue
+                if prefix and not seen:
+                    if num_open >= _FEWEST_OPEN and open_tokens + prefix > self._most_open_tokens:
+                        return
+                    num_open, open_tokens, seen = num_open + 1, open_tokens + prefix, True
                 if prefix and self._pool.cached_tokens(request) < prefix:
-                    num_prefixes += 1
-                    if not self._is_computed(group, prefix):
+                    if not self._is_under_way(group, prefix):
                         progress.leader[group] = request.id
                         yield request
-                    if num_prefixes == _MOST_PREFIXES:
-                        return
                     break  # the others need what it computes
                 self._pin(group, request, prefix)
                 yield request
         if progress.at == len(plan.groups):
             yield from (r for r in inst.waiting if r.id not in self._taken)
 
-    def _waiting_members(self, group: int) -> Iterator[ReqView]:
-        members = self._plan.groups[group].members
-        for member in members[self._progress.started.get(group, 0) :]:
-            if member not in self._taken and self._view.has(member):
-                request = self._view.request(member)
-                if request.phase is Phase.WAITING:
-                    yield request
-
-    def _is_computed(self, group: int, prefix: int) -> bool:
+    def _is_under_way(self, group: int, prefix: int) -> bool:
         """Whether a member is at work on the prefix."""
         leader = self._progress.leader.get(group, -1)
         if leader in self._taken:
@@ -189,7 +202,7 @@ class GroupChunks:
 
     def _pin(self, group: int, request: ReqView, prefix: int) -> None:
         pins = self._progress.pins
-        if prefix and not self._pool.is_pinned(pins.get(group, -1)):
+        if prefix and group not in pins:
             self.pins.append(Pin(request.id, prefix))
             pins[group] = request.id
 

@@ -6,7 +6,7 @@ The first member of a group computes its prefix and the others start when the ca
 is pinned until the last of them has started, and then lives as long as one of them runs. While a
 prefix is being computed, what is left of the budget goes to the next group, not further.
 Wrong predictions: decodes that lack blocks are put aside, the newest first, and come back.
-Leaves out: attention that reads a shared prefix once for all members (a kernel matter).
+With ``shared_attention`` the engine is taken to read a shared prefix once a step for all members.
 Source: arXiv 2412.03594, section 5.
 """
 
@@ -18,7 +18,7 @@ from plimsoll.serving.policies.chunks import stuck
 from plimsoll.serving.policies.group_chunks import GroupChunks, GroupProgress
 from plimsoll.serving.policies.preempt import make_room, others_need
 from plimsoll.serving.policies.swapped import bring_back
-from plimsoll.serving.policy import Action, InstView, Park, Step, Unpin, View
+from plimsoll.serving.policy import Action, InstView, Park, Pin, Step, Unpin, View
 from plimsoll.spec.errors import SpecError
 
 __all__ = ["GroupPolicy"]
@@ -30,6 +30,7 @@ class GroupPolicy:
 
     ``kv_fraction`` of memory may be filled as predicted. ``unpin`` "never" keeps every prefix that
     was pinned, to show what that costs. Requests that are not in the plan go last.
+    ``shared_attention``: for the simulation of an engine with such a kernel; ours has none.
 
     Raises:
         SpecError: the budget is below 1 or the fraction outside 0 to 1; in ``step``, if there is
@@ -41,15 +42,16 @@ class GroupPolicy:
     kv_fraction: float = 0.95
     preempt: Literal["recompute", "swap"] = "swap"
     unpin: Literal["when-started", "never"] = "when-started"
-    _prefix_of: dict[int, int] = field(init=False, repr=False, compare=False)
+    shared_attention: bool = False
+    _group_of: dict[int, int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.token_budget < 1:
             raise SpecError(f"token_budget is {self.token_budget}; expected 1 or more")
         if not 0 < self.kv_fraction <= 1:
             raise SpecError(f"kv_fraction is {self.kv_fraction}; expected more than 0, at most 1")
-        prefix_of = {m: group.prefix_tokens for group in self.plan.groups for m in group.members}
-        object.__setattr__(self, "_prefix_of", prefix_of)
+        group_of = {m: at for at, group in enumerate(self.plan.groups) for m in group.members}
+        object.__setattr__(self, "_group_of", group_of)
 
     def step(self, view: View, inst: InstView, slot: int) -> Step:
         """All decodes, then chunks in the order of the plan."""
@@ -68,18 +70,27 @@ class GroupPolicy:
         actions = self._go_on(view, inst, progress)
         parked = inst.parked(slot)
         if not inst.waiting and not inst.prefilling(slot) and not parked:
-            return Step(actions=actions, decode_all=num_decodes > 0, steady=not actions)
+            return Step(
+                actions=actions,
+                decode_all=num_decodes > 0,
+                steady=not actions,
+                read_once=self._read_once(inst, slot),
+            )
         free -= others_need(inst, slot)
         back, free = bring_back(inst, slot, free, reserve=num_decodes)
         num_decodes += len(back)
         if len(back) < len(parked) and num_decodes:
-            return Step(actions=(*actions, *back), decode_all=True)
+            return Step(
+                actions=(*actions, *back),
+                decode_all=True,
+                read_once=self._read_once(inst, slot),
+            )
         chunks = GroupChunks(
             view,
             inst,
             slot,
             plan=self.plan,
-            prefix_of=self._prefix_of,
+            group_of=self._group_of,
             progress=progress,
             free=free,
             budget=self.token_budget - num_decodes,
@@ -92,14 +103,29 @@ class GroupPolicy:
             actions=(*actions, *back, *chunks.pins),
             runs=tuple(chunks.runs),
             decode_all=num_decodes > 0,
+            read_once=self._read_once(inst, slot),
         )
 
+    def _read_once(self, inst: InstView, slot: int) -> int:
+        """Prefix tokens of decodes beyond the first of each group; what came back has its own."""
+        if not self.shared_attention:
+            return 0
+        prefixes: dict[int, int] = {}
+        total = 0
+        for request in inst.decoding(slot):
+            group = self._group_of.get(request.id, -1)
+            if group >= 0 and not request.preemptions:
+                prefix = self.plan.groups[group].prefix_tokens
+                total += prefix
+                prefixes[group] = prefix
+        return total - sum(prefixes.values())
+
     def _go_on(self, view: View, inst: InstView, progress: GroupProgress) -> tuple[Action, ...]:
-        """Pass over groups that are over, and let go of their prefixes."""
+        """Pass over groups that are over, let go of their prefixes and keep those just computed."""
         if inst.waiting:
             newest = next(iter(reversed(inst.waiting)))
             progress.num_arrived = max(progress.num_arrived, newest.id + 1)
-        actions = []
+        actions: list[Action] = []
         for group, request in list(progress.pins.items()):
             if not inst.pool.is_pinned(request):
                 del progress.pins[group]  # lost with the instance
@@ -111,6 +137,15 @@ class GroupPolicy:
             progress.started.pop(progress.at)
             progress.leader.pop(progress.at, None)
             progress.at += 1
+        for group in list(progress.leader):
+            if progress.is_over(group, self.plan, view):
+                del progress.leader[group]
+                continue
+            prefix = groups[group].prefix_tokens
+            heir = None if group in progress.pins else progress.next_waiting(group, self.plan, view)
+            if heir is not None and inst.pool.cached_tokens(heir) >= prefix:
+                progress.pins[group] = heir.id
+                actions.append(Pin(heir.id, prefix))
         return tuple(actions)
 
     def _make_room(self, inst: InstView, slot: int, progress: GroupProgress) -> Step:

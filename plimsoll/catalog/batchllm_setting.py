@@ -45,8 +45,8 @@ class Case:
 
     ``ratios``: mean output over computed prompt tokens of the groups, in turn, instead of
     ``output``; ``sizes``: what the prefixes are multiplied with, in turn. ``hint``: the policy
-    knows the mean of all outputs, or of each group. ``share`` False: planned without groups, and
-    no cache. ``cap`` bounds the requests that run.
+    knows the mean of all outputs, or of each group, times ``hint_scale``. ``share`` False: planned
+    without groups, and no cache. ``cap`` bounds the requests that run.
     """
 
     policy: Literal["groups", "lru", "dfs"] = "groups"
@@ -59,6 +59,7 @@ class Case:
     ratios: tuple[float, ...] = ()
     sizes: tuple[float, ...] = (1.0,)
     hint: Literal["batch", "group"] = "batch"
+    hint_scale: float = 1.0
     order: Order = "descending"
     share: bool = True
     attention: bool = True
@@ -169,7 +170,7 @@ def _workload(case: Case) -> tuple[Workload, tuple[PrefixGroup, ...], list[float
     )
     means = outputs.mean(axis=1)
     hint = means[group_of] if case.hint == "group" else np.full(num, outputs.mean())
-    return workload, groups, hint.tolist()
+    return workload, groups, (case.hint_scale * hint).tolist()
 
 
 @functools.lru_cache(maxsize=1)

@@ -87,6 +87,8 @@ class ReqView(Protocol):
     request_class: str
     priority: int
     preemptions: int
+    instance: int
+    """Where it is; -1 for nowhere, before it is admitted or after its instance was lost."""
     phase: Phase
     prefix_keys: Sequence[int]
 

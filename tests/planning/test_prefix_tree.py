@@ -164,7 +164,7 @@ def test_prefixes_in_whole_blocks():
 
 
 def test_blocks_change_the_best_choice():
-    """With 31 tokens in common two groups are best; in blocks of 16 both share the first one only."""
+    """With 31 tokens in common two groups are best; in blocks of 16 all share the first one."""
     common = list(range(16))
     prompts = [[*common, *([k] * 15), 1000 + i] for k in (100, 200) for i in range(3)]
     assert [g.prefix_tokens for g in one_level_exact(PrefixTree.of(prompts))] == [31, 31]

@@ -186,9 +186,14 @@ class PagedPool:
 
     def pin(self, request: Holder, num_tokens: int) -> bool:
         """Refer to the units of a request's leading tokens; False if one is not in the cache."""
-        keys = list(request.prefix_keys[: num_tokens // self.unit_tokens if self.caching else 0])
+        num = num_tokens // self.unit_tokens if self.caching else 0
+        keys = list(request.prefix_keys[:num])
         references, unused = self._references, self._unused
-        if not keys or any(key not in references and key not in unused for key in keys):
+        if (
+            not keys
+            or len(keys) < num
+            or any(key not in references and key not in unused for key in keys)
+        ):
             return False
         for key in keys:
             if key in unused:

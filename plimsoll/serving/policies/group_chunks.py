@@ -1,4 +1,4 @@
-"""What a step of a group plan adds to its decodes: the prompt chunks, and the pins they need.
+"""What a step of a group plan adds to its decodes: the prompt chunks.
 
 Prompts under way go first, then requests that lost their KV, then the groups that have begun, then
 the others in the order of the plan. The first member of a group runs its prefix; the rest wait
@@ -16,7 +16,7 @@ import numpy as np
 
 from plimsoll.serving.group_plan import GroupPlan
 from plimsoll.serving.policies.kv_forecast import peak_blocks
-from plimsoll.serving.policy import InstView, Phase, Pin, ReqView, Run, View
+from plimsoll.serving.policy import InstView, Phase, ReqView, Run, View
 
 __all__ = ["GroupChunks", "GroupProgress"]
 
@@ -33,7 +33,7 @@ class GroupProgress:
     started: dict[int, int] = field(default_factory=dict)
     """Leading members of a group that have started or are gone."""
     leader: dict[int, int] = field(default_factory=dict)
-    """The request that computes a group's prefix."""
+    """The request that computes a group's prefix, or found it; of groups that have begun."""
     pins: dict[int, int] = field(default_factory=dict)
     """The request that a group's prefix is pinned under."""
     num_arrived: int = 0
@@ -54,17 +54,21 @@ class GroupProgress:
         self.started[group] = at
         return at == len(members)
 
-    def waiting_members(self, group: int, plan: GroupPlan, view: View) -> Iterator[ReqView]:
-        """Members that have arrived and not started, in order."""
+    def waiting_members(
+        self, group: int, plan: GroupPlan, view: View, inst: InstView
+    ) -> Iterator[ReqView]:
+        """Members that wait on the instance, in order."""
         for member in plan.groups[group].members[self.started.get(group, 0) :]:
             if view.has(member):
                 request = view.request(member)
-                if request.phase is Phase.WAITING:
+                if request.phase is Phase.WAITING and request.instance == inst.id:
                     yield request
 
-    def next_waiting(self, group: int, plan: GroupPlan, view: View) -> ReqView | None:
+    def next_waiting(
+        self, group: int, plan: GroupPlan, view: View, inst: InstView
+    ) -> ReqView | None:
         """The first of them."""
-        return next(self.waiting_members(group, plan, view), None)
+        return next(self.waiting_members(group, plan, view, inst), None)
 
 
 class GroupChunks:
@@ -84,7 +88,6 @@ class GroupChunks:
         limit_blocks: int,
     ) -> None:
         self.runs: list[Run] = []
-        self.pins: list[Pin] = []
         self._view = view
         self._inst = inst
         self._pool = inst.pool
@@ -99,7 +102,7 @@ class GroupChunks:
         self._taken: set[int] = set()
 
     def fill(self, num_back: int) -> None:
-        """Choose runs and pins; ``num_back`` swapped requests come back in the same step."""
+        """Choose the runs; ``num_back`` swapped requests come back in the same step."""
         self._room -= num_back
         for request in self._inst.prefilling(self._slot):
             tokens = min(request.pending, self._budget)
@@ -173,7 +176,7 @@ class GroupChunks:
         later = (g for g in range(progress.at, len(plan.groups)) if g not in begun)
         for group in chain(begun, later):
             prefix, seen = plan.groups[group].prefix_tokens, False
-            for request in progress.waiting_members(group, plan, self._view):
+            for request in progress.waiting_members(group, plan, self._view, self._inst):
                 if request.id in self._taken:
                     continue
                 if prefix and not seen:
@@ -185,7 +188,7 @@ class GroupChunks:
                         progress.leader[group] = request.id
                         yield request
                     break  # the others need what it computes
-                self._pin(group, request, prefix)
+                progress.leader.setdefault(group, request.id)
                 yield request
         if progress.at == len(plan.groups):
             yield from (r for r in inst.waiting if r.id not in self._taken)
@@ -199,12 +202,6 @@ class GroupChunks:
             return False
         request = self._view.request(leader)
         return request.phase is Phase.PREFILL and request.computed < prefix
-
-    def _pin(self, group: int, request: ReqView, prefix: int) -> None:
-        pins = self._progress.pins
-        if prefix and group not in pins:
-            self.pins.append(Pin(request.id, prefix))
-            pins[group] = request.id
 
     def _start(self, request: ReqView) -> bool:
         """Take a waiting request if it fits; whether more may follow."""

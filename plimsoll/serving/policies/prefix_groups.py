@@ -67,7 +67,7 @@ class GroupPolicy:
         free = pool.free - pool.decode_blocks(slot)
         if free < 0:
             return self._make_room(inst, slot, progress)
-        actions = self._go_on(view, inst, progress)
+        actions, free = self._go_on(view, inst, progress, free)
         parked = inst.parked(slot)
         if not inst.waiting and not inst.prefilling(slot) and not parked:
             return Step(
@@ -100,7 +100,7 @@ class GroupPolicy:
         if not chunks.runs and not num_decodes and not actions:
             return self._unblock(inst, slot, progress)
         return Step(
-            actions=(*actions, *back, *chunks.pins),
+            actions=(*actions, *back),
             runs=tuple(chunks.runs),
             decode_all=num_decodes > 0,
             read_once=self._read_once(inst, slot),
@@ -120,14 +120,20 @@ class GroupPolicy:
                 prefixes[group] = prefix
         return total - sum(prefixes.values())
 
-    def _go_on(self, view: View, inst: InstView, progress: GroupProgress) -> tuple[Action, ...]:
-        """Pass over groups that are over, let go of their prefixes and keep those just computed."""
+    def _go_on(
+        self, view: View, inst: InstView, progress: GroupProgress, free: int
+    ) -> tuple[tuple[Action, ...], int]:
+        """Pass over groups that are over, let go of their prefixes and keep those just computed.
+
+        Returns the actions and the free blocks they leave.
+        """
+        pool = inst.pool
         if inst.waiting:
             newest = next(iter(reversed(inst.waiting)))
             progress.num_arrived = max(progress.num_arrived, newest.id + 1)
         actions: list[Action] = []
         for group, request in list(progress.pins.items()):
-            if not inst.pool.is_pinned(request):
+            if not pool.is_pinned(request):
                 del progress.pins[group]  # lost with the instance
             elif self.unpin == "when-started" and progress.is_over(group, self.plan, view):
                 del progress.pins[group]
@@ -142,11 +148,16 @@ class GroupPolicy:
                 del progress.leader[group]
                 continue
             prefix = groups[group].prefix_tokens
-            heir = None if group in progress.pins else progress.next_waiting(group, self.plan, view)
-            if heir is not None and inst.pool.cached_tokens(heir) >= prefix:
-                progress.pins[group] = heir.id
-                actions.append(Pin(heir.id, prefix))
-        return tuple(actions)
+            if group in progress.pins:
+                continue
+            heir = progress.next_waiting(group, self.plan, view, inst)
+            if prefix and heir is not None and pool.cached_tokens(heir) >= prefix:
+                revived = pool.blocks_for(heir, pool.block_tokens) - 1 - pool.per_request
+                if revived <= free:
+                    free -= revived
+                    progress.pins[group] = heir.id
+                    actions.append(Pin(heir.id, prefix))
+        return tuple(actions), free
 
     def _make_room(self, inst: InstView, slot: int, progress: GroupProgress) -> Step:
         parks, left = make_room(inst, slot, self.preempt)
@@ -165,5 +176,7 @@ class GroupPolicy:
     def _let_go(self, inst: InstView, progress: GroupProgress) -> tuple[Action, ...]:
         """Give the pins up: one request needs all the memory. They are taken again later."""
         held = [request for request in progress.pins.values() if inst.pool.is_pinned(request)]
+        for group in progress.pins:
+            progress.leader.pop(group, None)
         progress.pins.clear()
         return tuple(Unpin(request) for request in held)

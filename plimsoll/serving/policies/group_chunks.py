@@ -185,10 +185,8 @@ class GroupChunks:
                     num_open, open_tokens, seen = num_open + 1, open_tokens + prefix, True
                 if prefix and self._pool.cached_tokens(request) < prefix:
                     if not self._is_under_way(group, prefix):
-                        progress.leader[group] = request.id
                         yield request
                     break  # the others need what it computes
-                progress.leader.setdefault(group, request.id)
                 yield request
         if progress.at == len(plan.groups):
             yield from (r for r in inst.waiting if r.id not in self._taken)
@@ -217,6 +215,10 @@ class GroupChunks:
         if pool.blocks_for(request, tokens) > self._free:
             return False
         self._take(request, tokens)
+        if shared:
+            leader, group = self._progress.leader, self._group_of[request.id]
+            if cached < shared or group not in leader:
+                leader[group] = request.id
         self._own.append(own)
         self._left_tokens.append(self._left(request))
         self._base += prefix_blocks

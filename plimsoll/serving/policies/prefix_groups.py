@@ -167,6 +167,14 @@ class GroupPolicy:
 
     def _unblock(self, inst: InstView, slot: int, progress: GroupProgress) -> Step:
         """Nothing can run for want of blocks."""
+        pool = inst.pool
+        for other in range(inst.num_slots):
+            if (
+                other != slot
+                and inst.num_decoding(other)
+                and pool.decode_blocks(other) <= pool.free
+            ):
+                return Step()
         unpins = self._let_go(inst, progress)
         if unpins:
             return Step(actions=unpins)

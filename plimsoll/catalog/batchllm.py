@@ -358,6 +358,7 @@ _CHECKS = (
         band=Report("decodes then fill memory to the end in either order"),
         compute=_seeds(_longer(_EVEN), "half of 96 groups have ratio 2; chunk budget 2,048"),
         unit="x",
+        slow=True,
     ),
     Check(
         claim="lifetime",
@@ -402,6 +403,7 @@ _CHECKS = (
         band=Report("what a wrong prediction costs depends on the batch"),
         compute=_seeds(_faster(_WRONG, _LONG), "everything finishes"),
         unit="x",
+        slow=True,
     ),
     *REAL_CHECKS,
 )

@@ -56,7 +56,7 @@ class GroupPlan:
     """Groups in order. ``decode_tokens[i]`` is the predicted output of request i.
 
     ``prefill_tokens`` is what a run that follows the plan computes of the prompts, exactly: nothing
-    is shared but the groups' prefixes, and no request is computed again.
+    is shared but the groups' prefixes, and no request or prefix gives its memory up.
     """
 
     groups: tuple[PlannedGroup, ...]

@@ -98,11 +98,6 @@ class PagedPool:
         """Whether a prefix is pinned under a request, which may be gone."""
         return request_id in self._pins
 
-    @property
-    def pinned(self) -> int:
-        """Blocks that are pinned, whoever else refers to them."""
-        return len(set().union(*self._pins.values())) * self.unit_blocks
-
     def blocks_for(self, request: SimRequest, num_tokens: int) -> int:
         """Free blocks that running ``num_tokens`` more of ``request`` would take."""
         block = self.block_tokens

@@ -285,6 +285,21 @@ _CHECKS = (
     ),
     Check(
         claim="throughput",
+        title="the same over the LRU cache, with attention that reads the prefix for each member",
+        how="simulated",
+        band=AtLeast(1.2),
+        compute=_seeds(
+            _faster(replace(_SMALL, attention=False), replace(_SMALL, policy="lru")),
+            "what planning alone gives; 1,600 requests",
+        ),
+        unit="x",
+        ablation=_seeds(
+            _faster(replace(_SMALL, share=False), replace(_SMALL, policy="lru")), "1,600 requests"
+        ),
+        ablation_title="planned without groups, over the same LRU cache",
+    ),
+    Check(
+        claim="throughput",
         title="throughput over the same plan without groups",
         how="simulated",
         band=AtLeast(1.01),

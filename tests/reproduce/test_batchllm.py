@@ -12,15 +12,17 @@ from plimsoll.catalog.verdicts import run_system
 SMALL = Case(groups=30)
 
 
-def verdicts(**options):
-    rows = list(run_system(SYSTEM, Context(), timed=False, **options))
+def verdicts(system=SYSTEM, **options):
+    rows = list(run_system(system, Context(), timed=False, **options))
     assert [f"{r.claim}: {r.what} ({r.detail})" for r in rows if r.verdict == "fail"] == []
     return rows
 
 
 def test_quick_checks_pass():
-    rows = verdicts(quick=True)
-    assert sum(r.verdict == "pass" for r in rows) >= 18
+    claims = ("one-level", "planner", "order", "lifetime")
+    some = tuple(check for check in SYSTEM.checks if check.claim in claims)
+    rows = verdicts(replace(SYSTEM, checks=some), quick=True)
+    assert sum(r.verdict == "pass" for r in rows) >= 9
 
 
 @pytest.mark.slow

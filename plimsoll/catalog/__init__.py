@@ -1,6 +1,7 @@
 """The catalog: published systems, their claims, and how each is recomputed."""
 
 from plimsoll.catalog.apex import SYSTEM as APEX
+from plimsoll.catalog.batchllm import SYSTEM as BATCHLLM
 from plimsoll.catalog.burstgpt import SYSTEM as BURSTGPT
 from plimsoll.catalog.contract import System
 from plimsoll.catalog.distserve import SYSTEM as DISTSERVE
@@ -18,6 +19,7 @@ SYSTEMS: dict[str, System] = {
     system.id: system
     for system in (
         APEX,
+        BATCHLLM,
         BURSTGPT,
         DISTSERVE,
         FASTGEN,

@@ -43,6 +43,7 @@ __all__ = [
     "MoveDone",
     "Park",
     "Phase",
+    "Pin",
     "PoolView",
     "Queue",
     "Refused",
@@ -54,6 +55,7 @@ __all__ = [
     "Step",
     "StepPolicy",
     "Tick",
+    "Unpin",
     "View",
 ]
 
@@ -85,6 +87,8 @@ class ReqView(Protocol):
     request_class: str
     priority: int
     preemptions: int
+    instance: int
+    """Where it is; -1 for nowhere, before it is admitted or after its instance was lost."""
     phase: Phase
     prefix_keys: Sequence[int]
 
@@ -122,6 +126,10 @@ class PoolView(Protocol):
 
     def cached_tokens(self, request: ReqView) -> int:
         """Leading prompt tokens whose KV the prefix cache holds now (whole blocks)."""
+        ...
+
+    def is_pinned(self, request_id: int) -> bool:
+        """Whether a prefix is pinned under a request, which may be gone."""
         ...
 
     def blocks_for(self, request: ReqView, num_tokens: int) -> int:
@@ -269,7 +277,26 @@ class Move:
     mode: Literal["take", "live"] = "take"
 
 
-Action = Admit | Reject | Park | Resume | Abort | Move
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """Keep the leading ``num_tokens`` of a request's prompt in the prefix cache until ``Unpin``.
+
+    Whole units of the cache only. They stay though the request ends, and count as held. Refused
+    while the cache does not have all of them.
+    """
+
+    request: int
+    num_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unpin:
+    """Let go what was pinned under a request, which may be gone. It stays as cache, as any unit."""
+
+    request: int
+
+
+Action = Admit | Reject | Park | Resume | Abort | Move | Pin | Unpin
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,7 +310,9 @@ class Step:
     steps as one event. ``ahead`` with ``steady``: the step after is formed while this one runs,
     before its tokens are known, unless something known speaks against it; what arrives meanwhile
     waits for both, and a request that turns out to end in the first runs once more for nothing.
-    An empty step (no runs, decode_all False) idles until the next event.
+    An empty step (no runs, decode_all False) idles until the next event. ``read_once``: tokens of
+    the decodes' context that attention need not read, since it reads a prefix once for all that
+    share it. It shortens simulated steps; a real engine takes the time its kernels take.
     """
 
     actions: tuple[Action, ...] = ()
@@ -291,6 +320,7 @@ class Step:
     decode_all: bool = False
     steady: bool = False
     ahead: bool = False
+    read_once: int = 0
 
 
 @dataclass(frozen=True, slots=True)

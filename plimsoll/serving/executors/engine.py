@@ -26,9 +26,11 @@ from plimsoll.serving.policy import (
     Action,
     Park,
     Phase,
+    Pin,
     Resume,
     Run,
     StepPolicy,
+    Unpin,
     View,
 )
 from plimsoll.spec.errors import LivelockError, PolicyError
@@ -308,7 +310,12 @@ class Engine(Residents):
         slot.accounted = 0
         slot.growth_s = 0.0
         slot.steps = 1
-        context = slot.context + num
+        context = slot.context + num - step.read_once
+        if step.read_once and not 0 < step.read_once <= slot.context * (num > 0):
+            raise PolicyError(
+                f"read_once {step.read_once} on instance {inst.id}: the decodes hold "
+                f"{slot.context} tokens"
+            )
         if num:
             need = pool.decode_blocks(slot.index)
             if need > pool.total - pool.held:
@@ -549,7 +556,10 @@ class Engine(Residents):
 
     def _apply(self, action: Action, slot: Slot, now_s: float) -> float:
         """Carry an action out; the seconds the step is held up by it."""
-        if not isinstance(action, Park | Resume | Abort):
+        if isinstance(action, Unpin):
+            self.unpin(action)
+            return 0.0
+        if not isinstance(action, Park | Resume | Abort | Pin):
             raise PolicyError(f"{action} is not an action of a step")
         request = self.alive.get(action.request)
         if request is None:
@@ -558,6 +568,8 @@ class Engine(Residents):
             return self.park(action, request, slot, now_s)
         elif isinstance(action, Resume):
             return self.resume(action, request, slot, now_s)
+        elif isinstance(action, Pin):
+            self.pin(action, request)
         else:
             self._drop(request, FAILED, now_s)
         return 0.0

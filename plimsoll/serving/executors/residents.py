@@ -10,7 +10,17 @@ from plimsoll.serving.executors.instance import SimInstance
 from plimsoll.serving.executors.recorder import FAILED, FINISHED, Recorder
 from plimsoll.serving.executors.requests import SimRequest
 from plimsoll.serving.executors.slots import Slot
-from plimsoll.serving.policy import Abort, Park, Phase, Refused, Resume, Run, View
+from plimsoll.serving.policy import (
+    Abort,
+    Park,
+    Phase,
+    Pin,
+    Refused,
+    Resume,
+    Run,
+    Unpin,
+    View,
+)
 from plimsoll.spec.errors import PolicyError
 
 __all__ = ["Residents"]
@@ -232,7 +242,23 @@ class Residents:
             self._recorder.park((request.id, self.inst.id, request.parked_at_s, now_s))
             request.parked_at_s = None
 
-    def absent(self, decision: Run | Park | Resume | Abort) -> None:
+    def pin(self, action: Pin, request: SimRequest) -> None:
+        pool = self.inst._pool
+        unit = pool.unit_tokens
+        if action.num_tokens < 1 or (unit and action.num_tokens % unit):
+            raise PolicyError(f"{action}: a pin holds whole units of {unit} tokens")
+        if pool.is_pinned(request.id):
+            raise PolicyError(f"{action}: a prefix is pinned under this request already")
+        if not pool.pin(request, action.num_tokens):
+            self.refused.append(Refused(action, "the prefix cache does not hold all of it"))
+
+    def unpin(self, action: Unpin) -> None:
+        if self.inst._pool.is_pinned(action.request):
+            self.inst._pool.unpin(action.request)
+        else:
+            self.refused.append(Refused(action, "nothing is pinned under the request"))
+
+    def absent(self, decision: Run | Park | Resume | Abort | Pin) -> None:
         """The request of a decision is not here: refused if it was overtaken, else an error."""
         i = decision.request
         arrivals = self._recorder.arrival_s

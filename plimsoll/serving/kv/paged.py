@@ -36,6 +36,7 @@ class PagedPool:
     __slots__ = (
         "_counters",
         "_histograms",
+        "_pins",
         "_references",
         "_unused",
         "block_tokens",
@@ -68,6 +69,7 @@ class PagedPool:
         self.host_free = host_blocks
         self._references: dict[int, int] = {}
         self._unused: OrderedDict[int, None] = OrderedDict()
+        self._pins: dict[int, list[int]] = {}
         self._counters: list[TickCounter] = []
         self._histograms: list[list[int]] = []
 
@@ -91,6 +93,10 @@ class PagedPool:
     def cached_tokens(self, request: SimRequest) -> int:
         """Leading prompt tokens held by the prefix cache; at least one token stays to run."""
         return self._matching_units(request) * self.unit_tokens
+
+    def is_pinned(self, request_id: int) -> bool:
+        """Whether a prefix is pinned under a request, which may be gone."""
+        return request_id in self._pins
 
     def blocks_for(self, request: SimRequest, num_tokens: int) -> int:
         """Free blocks that running ``num_tokens`` more of ``request`` would take."""
@@ -176,18 +182,44 @@ class PagedPool:
             self._references[keys[i]] = 1
             request.num_units = i + 1
 
+    def pin(self, request: Holder, num_tokens: int) -> bool:
+        """Refer to the units of a request's leading tokens; False if one is not in the cache."""
+        num = num_tokens // self.unit_tokens if self.caching else 0
+        keys = list(request.prefix_keys[:num])
+        references, unused = self._references, self._unused
+        if (
+            not keys
+            or len(keys) < num
+            or any(key not in references and key not in unused for key in keys)
+        ):
+            return False
+        for key in keys:
+            if key in unused:
+                del unused[key]
+                self.held += self.unit_blocks
+            references[key] = references.get(key, 0) + 1
+        self._pins[request.id] = keys
+        return True
+
+    def unpin(self, request_id: int) -> None:
+        """Take the pin's reference back."""
+        for key in reversed(self._pins.pop(request_id)):
+            self._drop_reference(key)
+
+    def _drop_reference(self, key: int) -> None:
+        left = self._references[key] - 1
+        if left:
+            self._references[key] = left
+            return
+        del self._references[key]
+        self._unused[key] = None
+        self.held -= self.unit_blocks
+
     def release(self, request: Holder) -> None:
         """Give back all blocks; units nobody else refers to stay as cache, most recent last."""
-        references, unused = self._references, self._unused
         shared = request.num_units
         for key in reversed(request.prefix_keys[:shared]):
-            left = references[key] - 1
-            if left:
-                references[key] = left
-            else:
-                del references[key]
-                unused[key] = None
-                self.held -= self.unit_blocks
+            self._drop_reference(key)
         self.held -= request.num_blocks - shared * self.unit_blocks + self.per_request
         request.num_units = 0
         request.num_blocks = 0
@@ -250,6 +282,7 @@ class PagedPool:
         """Everything is gone: the instance was lost."""
         self._unused.clear()
         self._references.clear()
+        self._pins.clear()
         self.held = 0
 
     def check(self, holders: Iterable[Holder], decoding: Iterable[SimRequest]) -> str:
@@ -268,6 +301,8 @@ class PagedPool:
         )
         if shared + private != self.held:
             return f"{self.held} blocks held, but units hold {shared} and requests {private}"
+        if any(key not in self._references for keys in self._pins.values() for key in keys):
+            return "a pinned unit is not held"
         cached = len(self._unused) * self.unit_blocks
         if self.held + cached > self.total:
             return f"{self.held} held and {cached} cached blocks exceed {self.total}"

@@ -3,11 +3,13 @@
 from plimsoll.serving.policies.chunked_prefill import ChunkedPrefillPolicy
 from plimsoll.serving.policies.orca import OrcaPolicy
 from plimsoll.serving.policies.prefill_first import PrefillFirstPolicy
+from plimsoll.serving.policies.prefix_groups import GroupPolicy
 from plimsoll.serving.policies.splitfuse import SplitFusePolicy
 
 __all__ = [
     "POLICIES",
     "ChunkedPrefillPolicy",
+    "GroupPolicy",
     "OrcaPolicy",
     "PrefillFirstPolicy",
     "SplitFusePolicy",
@@ -19,4 +21,5 @@ POLICIES: dict[str, type] = {
     "prefill-first": PrefillFirstPolicy,
     "splitfuse": SplitFusePolicy,
 }
-"""By the ``kind`` of a plan's policy; the fields of the config are the arguments."""
+"""By the ``kind`` of a plan's policy; the fields of the config are the arguments. ``GroupPolicy``
+is not among them: it needs the plan of a batch, which no plan of a deployment holds."""

@@ -30,7 +30,11 @@ def test_an_ablation_passes_only_with_a_number_outside(
         compute=lambda _: Measured(value=sign * value),
         ablation=lambda _: Measured(value=sign * ablated),
     )
-    system = System(
+    assert [row.verdict for row in run_system(entry(check), Context())] == verdicts
+
+
+def entry(check: Check) -> System:
+    return System(
         id="toy",
         title="",
         arxiv="",
@@ -40,7 +44,6 @@ def test_an_ablation_passes_only_with_a_number_outside(
         rooms=(),
         checks=(check,),
     )
-    assert [row.verdict for row in run_system(system, Context())] == verdicts
 
 
 def test_checks_of_times_are_left_out_where_other_work_would_fail_them() -> None:
@@ -52,16 +55,6 @@ def test_checks_of_times_are_left_out_where_other_work_would_fail_them() -> None
         compute=lambda _: Measured(value=2.0),
         timed=True,
     )
-    system = System(
-        id="toy",
-        title="",
-        arxiv="",
-        family="",
-        summary="",
-        claims=(Claim(id="gain", text="a gain"),),
-        rooms=(),
-        checks=(check,),
-    )
-    assert [row.verdict for row in run_system(system, Context())] == ["pass"]
-    rows = list(run_system(system, Context(), timed=False))
+    assert [row.verdict for row in run_system(entry(check), Context())] == ["pass"]
+    rows = list(run_system(entry(check), Context(), timed=False))
     assert [(row.verdict, row.detail) for row in rows] == [("not run", "compares times")]

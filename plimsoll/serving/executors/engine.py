@@ -88,8 +88,6 @@ class Engine(Residents):
         self._fast = fast_forward and inst.num_slots == 1
         self._stage_free_s = [0.0] * inst.num_slots
         self._now = now
-        self.landed: list[SimRequest] = []
-        """Requests that moved here while they ran and have no place in a step yet."""
         self.num_wasted = 0
         """Tokens of steps formed ahead that came for requests which had ended."""
         inst._catch_up = self._catch_up
@@ -110,18 +108,6 @@ class Engine(Residents):
         self.inst.outstanding_tokens += request.pending
         self.wake(now_s)
 
-    def land(self, request: SimRequest) -> None:
-        """A request that was stopped for a move goes on here from the next step on, with the
-        blocks it holds on this instance. Wake the instance afterwards."""
-        if request.id not in self.alive:
-            self.inst.outstanding_tokens += request.pending
-            self.alive[request.id] = request
-        request.instance = self.inst.id
-        request.has_blocks = True
-        request.phase = Phase.WAITING
-        request.slot = -1
-        self.landed.append(request)
-
     def held_tokens(self, request: SimRequest, now_s: float) -> int:
         """Tokens of a decoding request whose KV has been written by now."""
         slot = self.slots[request.slot]
@@ -133,7 +119,7 @@ class Engine(Residents):
         ``MOVING``, or when it ended in the step before."""
         slot = self.slots[request.slot]
         if not slot.busy:
-            self._stop_for_move(request, slot)
+            self.stop_for_move(request, slot)
             then(now_s)
             self.wake(now_s)
             return
@@ -141,26 +127,6 @@ class Engine(Residents):
         slot.changed = True
         if slot.steps > 1:
             self._interrupt(slot, now_s)
-
-    def _stop_for_move(self, request: SimRequest, slot: Slot) -> None:
-        if request.phase is Phase.DECODE and request.slot == slot.index:
-            self.stop_decoding(request, slot)
-            self.inst._pool.trim(request)
-            request.phase = Phase.MOVING
-            request.slot = -1
-
-    def _seat(self, slot: Slot) -> None:
-        """What landed here decodes with the others, or waits first in line for a place."""
-        landed, self.landed = self.landed, []
-        inst = self.inst
-        for request in landed:
-            if self.alive.get(request.id) is not request or request.phase is not Phase.WAITING:
-                continue
-            running = len(inst._decoding[slot.index]) + len(inst._prefilling[slot.index])
-            if running < inst.max_num_seqs:
-                self.join(request, slot)
-            else:
-                inst.waiting.appendleft(request)
 
     def wake(self, now_s: float) -> None:
         """Something changed: start idle slots, cut long runs at the next step boundary."""
@@ -274,7 +240,7 @@ class Engine(Residents):
                 self._push(slot.wake_s, slot)
             return False
         if self.landed:
-            self._seat(slot)
+            self.seat_landed(slot)
         stall_s = 0.0
         slot.rounds = 0
         view = self._view
@@ -531,7 +497,7 @@ class Engine(Residents):
             slot.leaving.clear()
         departing, slot.departing = slot.departing, []
         for request, then in departing:
-            self._stop_for_move(request, slot)
+            self.stop_for_move(request, slot)
             then(end_s)
         recorder.step(
             (

@@ -51,6 +51,8 @@ class Residents:
         self.slots = [Slot(i) for i in range(inst.num_slots)]
         self.alive: dict[int, SimRequest] = {}
         """Everything admitted here and not gone."""
+        self.landed: list[SimRequest] = []
+        """Requests that moved here while they ran and have no place in a step yet."""
         self.refused: list[Refused] = []
         """Decisions of this instance's policy that came too late."""
         self._view = view
@@ -142,6 +144,39 @@ class Residents:
             request.worst_gap_s = max(request.worst_gap_s, worst)
         request.first_gap_s = 0.0
         slot.changed = True
+
+    def stop_for_move(self, request: SimRequest, slot: Slot) -> None:
+        """Take a request that still decodes out of its slot; it keeps its blocks."""
+        if request.phase is Phase.DECODE and request.slot == slot.index:
+            self.stop_decoding(request, slot)
+            self.inst._pool.trim(request)
+            request.phase = Phase.MOVING
+            request.slot = -1
+
+    def land(self, request: SimRequest) -> None:
+        """A request that was stopped for a move goes on here from the next step on, with the
+        blocks it holds on this instance. Wake the instance afterwards."""
+        if request.id not in self.alive:
+            self.inst.outstanding_tokens += request.pending
+            self.alive[request.id] = request
+        request.instance = self.inst.id
+        request.has_blocks = True
+        request.phase = Phase.WAITING
+        request.slot = -1
+        self.landed.append(request)
+
+    def seat_landed(self, slot: Slot) -> None:
+        """What landed here decodes with the others, or waits first in line for a place."""
+        landed, self.landed = self.landed, []
+        inst = self.inst
+        for request in landed:
+            if self.alive.get(request.id) is not request or request.phase is not Phase.WAITING:
+                continue
+            running = len(inst._decoding[slot.index]) + len(inst._prefilling[slot.index])
+            if running < inst.max_num_seqs:
+                self.join(request, slot)
+            else:
+                inst.waiting.appendleft(request)
 
     def detach(self, request: SimRequest) -> None:
         """Take a request off the instance, wherever it is, and give its blocks back."""

@@ -4,6 +4,7 @@
     python benchmarks/simulator_speed.py loop hour  some of them
 
 hour    the Azure conversation hour of 2023 on 16 replicas        bar: 5 s CPU
+moves   the same with dispatch by freeness and live moves          bar: 40 s CPU
 million one million requests of the bundled `chat` workload       bar: 180 s CPU, 4 GiB resident
 loop    64 in flight on one replica, lengths of `chat`            bar: 5.5 M output tokens/s CPU
 long    64 in flight on one replica, 1,000 tokens in and out      the same
@@ -29,13 +30,13 @@ from plimsoll import __version__
 from plimsoll.serving.simulate.run import simulate_plan
 from plimsoll.spec.fleet import parse_fleet
 from plimsoll.spec.model_files import load_model
-from plimsoll.spec.plan import Parallel, Pool, ServingPlan
+from plimsoll.spec.plan import FreenessRouter, LeastWorkRouter, Parallel, Pool, ServingPlan
 from plimsoll.spec.workload import Workload
 from plimsoll.spec.workload_files import load_workload
 
 ROOT = Path(__file__).resolve().parents[1]
 TRACE = ROOT / "../shared/data/traces/azure_llm_2023_conv.csv"
-REPEATS = {"hour": 5, "million": 3, "loop": 5, "long": 5, "ablation": 5}
+REPEATS = {"hour": 5, "moves": 5, "million": 3, "loop": 5, "long": 5, "ablation": 5}
 HOUR_REQUESTS, HOUR_RATE_PER_S = 19_366, 5.4
 
 
@@ -72,7 +73,8 @@ def plan_of(case: str) -> ServingPlan:
         pool = Pool(device="H100-SXM")
         return ServingPlan(model="llama-3.1-8b", fleet="1xH100-SXM", pools=(pool,))
     pool = Pool(device="H100-SXM", replicas=16, parallel=Parallel(tp=4))
-    return ServingPlan(model="llama-3.1-70b", fleet="8x(8xH100-SXM)", pools=(pool,))
+    router = FreenessRouter() if case == "moves" else LeastWorkRouter()
+    return ServingPlan(model="llama-3.1-70b", fleet="8x(8xH100-SXM)", pools=(pool,), router=router)
 
 
 def once(case: str, *, fast_forward: bool = True) -> dict[str, float]:

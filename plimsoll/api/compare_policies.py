@@ -145,31 +145,31 @@ def against(own: Ranked, one: Ranked) -> tuple[float, ...]:
 
 
 def effect(own: Ranked, one: Ranked) -> str:
-    """In a line, what a policy saves and costs beside the plan at the same rate."""
+    """In a line, what a policy makes better and worse beside the plan at the same rate."""
     if own.summary is None or one.summary is None:
         return ""
     if one.plan == own.plan:
         return "it is what the plan does"
-    saves: list[str] = []
-    costs: list[str] = []
+    better: list[str] = []
+    worse: list[str] = []
     for name, read, show in _LATENCIES:
         before, after = read(own.summary), read(one.summary)
         if before is None or after is None or abs(after - before) <= _VISIBLE * before:
             continue
-        (costs if after > before else saves).append(f"{name} {show(before)} to {show(after)}")
+        (worse if after > before else better).append(f"{name} {show(before)} to {show(after)}")
     parked, parked_then = own.summary.preemptions, one.summary.preemptions
     if abs(parked_then - parked) > _PREEMPTIONS * own.summary.status.total:
         changed = f"preemptions {parked:,} to {parked_then:,}"
-        (costs if parked_then > parked else saves).append(changed)
+        (worse if parked_then > parked else better).append(changed)
     hits, hits_then = own.summary.prefix_hit_fraction, one.summary.prefix_hit_fraction
     if hits is not None and hits_then is not None and abs(hits - hits_then) > _VISIBLE:
-        (costs if hits_then < hits else saves).append(
+        (worse if hits_then < hits else better).append(
             f"prefix hits {percent_text(hits)} to {percent_text(hits_then)}"
         )
     if one.summary.status.unfinished > own.summary.status.unfinished + 2:
-        costs.append(f"{one.summary.status.unfinished:,} requests unfinished")
-    parts = [f"saves {', '.join(saves)}"] if saves else []
-    parts += [f"costs {', '.join(costs)}"] if costs else []
+        worse.append(f"{one.summary.status.unfinished:,} requests unfinished")
+    parts = [f"better {', '.join(better)}"] if better else []
+    parts += [f"worse {', '.join(worse)}"] if worse else []
     return "; ".join(parts) or "nothing visible at this rate"
 
 

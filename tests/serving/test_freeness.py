@@ -1,12 +1,14 @@
 """Freeness, and what urgent requests may expect."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from plimsoll.serving.executors.simulated import InstanceSpec, SimulatedExecutor
 from plimsoll.serving.policies import PrefillFirstPolicy
+from plimsoll.serving.policy import Move
 from plimsoll.serving.routers import FreenessPolicy, LeastDemandPolicy
 from plimsoll.serving.routers.freeness import freeness
 from plimsoll.spec.workload import Workload
@@ -102,3 +104,29 @@ def test_urgent_requests_go_first_and_are_put_aside_last():
     high = urgent > 0
     assert first.ttft_s[high].mean() < 0.5 * alike.ttft_s[high].mean()
     assert first.preemptions[high].sum() < alike.preemptions[high].sum()
+
+
+def test_where_nothing_can_move_it_only_dispatches():
+    """Pipelines, and blocks of different sizes."""
+    clocks = (replace(CLOCK, num_stages=2), replace(CLOCK, num_stages=2)), (CLOCK, CLOCK)
+    for (first, second), blocks in zip(clocks, ((16, 16), (16, 32)), strict=True):
+        specs = [
+            InstanceSpec(
+                clock=clock,
+                policy=PrefillFirstPolicy(),
+                num_blocks=1600 // size,
+                block_tokens=size,
+                prefix_caching=False,
+            )
+            for clock, size in zip((first, second), blocks, strict=True)
+        ]
+        executor = SimulatedExecutor(
+            specs,
+            FreenessPolicy(low_steps=50, high_steps=60),
+            transfer_s=lambda a, b, n: 1e-2,
+            log_decisions=True,
+            check_books=True,
+        )
+        work = load([200] * 12, [150] * 12)
+        assert (executor.run(work).requests.status == 0).all()
+        assert not any(isinstance(row[3], Move) for row in executor.decisions)

@@ -7,7 +7,8 @@ it had its memory: that turns making room for it into a matter of balance. At ev
 free instances below ``low_steps`` are paired with the freest above ``high_steps``, and the
 shortest request of low priority moves live, one at a time a pair, until a mark is crossed.
 High-priority requests keep ``headroom_tokens`` free beside them.
-Left out: starting and stopping instances.
+Left out: starting and stopping instances; moves between pipelines, and between instances whose
+blocks differ in size, which are only dispatched to.
 Source: arXiv 2406.03243; marks and tick by its public code's defaults and figures.
 """
 
@@ -123,7 +124,7 @@ class FreenessPolicy:
         steps = [
             (self._steps(inst, 1), inst.id, inst)
             for inst in view.instances
-            if inst.up and inst.role == "both"
+            if inst.up and inst.role == "both" and inst.num_slots == 1
         ]
         busy = {side for pair in moving.values() for side in pair}
         steps.sort(key=lambda entry: entry[:2])
@@ -140,7 +141,9 @@ class FreenessPolicy:
     def _pick(self, source: InstView, target: InstView, before: float) -> ReqView | None:
         """The shortest request of the lowest priority that leaves the target freer than the
         source was."""
-        if target.num_running >= target.max_num_seqs * target.num_slots:
+        if target.num_running >= target.max_num_seqs:
+            return None
+        if source.pool.block_tokens != target.pool.block_tokens:
             return None
         best = min(
             (r for slot in range(source.num_slots) for r in source.decoding(slot)),

@@ -122,11 +122,11 @@ def test_where_nothing_can_move_it_only_dispatches():
         ]
         executor = SimulatedExecutor(
             specs,
-            FreenessPolicy(low_steps=2000, high_steps=3000),
+            FreenessPolicy(low_steps=600, high_steps=700),
             transfer_s=lambda a, b, n: 1e-2,
             log_decisions=True,
             check_books=True,
         )
-        work = load([200, 200], [400, 20])  # one is idle soon, the other is not
+        work = load([200] * 4, [400, 20, 400, 20])  # one is idle soon, the other is not
         assert (executor.run(work).requests.status == 0).all()
         assert not any(isinstance(row[3], Move) for row in executor.decisions)

@@ -89,7 +89,7 @@ def test_one_setting_served_and_simulated() -> None:
             models=("llama-10m",),
             loads=LOADS[2:],
             policies=POLICIES[:1],
-            others=(lambda model: LinearClock(step_base_s=1.0),),
+            others=(lambda model: LinearClock(step_base_s=10.0),),
         )
     )
     ((ours, slow),) = found

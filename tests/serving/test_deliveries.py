@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from plimsoll.serving.deliveries import Deliveries, token_times
@@ -42,6 +42,8 @@ def test_gaps_of_a_window_are_those_that_ended_in_it(shape, low, width):
     record, truth = poisson_run(**shape)
     start_s, end_s = low * record.end_s, (low + width) * record.end_s
     ended = np.concatenate([t[1:] for t in truth])
+    for edge_s in (start_s, end_s):  # which side of it a token is, rounding may say
+        assume(not (np.abs(ended - edge_s) < 1e-9).any() or edge_s in (0.0, record.end_s))
     gaps = np.concatenate([np.diff(t) for t in truth])[(ended >= start_s) & (ended <= end_s)]
     found, counts = Deliveries(record).gaps_between(start_s, end_s)
     assert counts.sum() == len(gaps)

@@ -42,13 +42,14 @@ Written by `scripts/write_policies.py`: `plimsoll compare PLAN --policies all` o
 workloads and three clusters. Each row of a table is one policy put in place of the plan's own
 (chunked prefill, least work, prefix caching on), everything else equal; a cell is its goodput over
 the plan's, median of three draws of the workload, with the range. **Bold**: better or worse in
-every draw. "-": it cannot run or cannot differ there; the reasons are below each table.
+every draw by 3 % or more. "-": it cannot run or cannot differ there; the reasons are below each table.
 
 Goodput is the highest rate that keeps P99 of the first token and P99 of time per token within the
 bounds of the column, over 200 simulated seconds (600 for `code` and `agent`, 900 for `long-chat`,
-whose rates are low). All of it is the simulator's word, whose own
-error ([accuracy](accuracy.md)) is the same for every row. A wide range says that the answer hangs
-on a few long prompts or bursts. Orca reserves a request's longest possible output, which these
+whose rates are low). Where the promise holds and fails in turns as the rate grows, since a few long
+prompts or bursts decide P99, the search stops at one of several such rates: in columns marked
+*unstable* a policy that changes nothing is found more than a tenth apart, and no cell is bold. All of it is the simulator's word, whose own
+error ([accuracy](accuracy.md)) is the same for every row. Orca reserves a request's longest possible output, which these
 workloads do not bound.
 """
 
@@ -104,11 +105,7 @@ def page(cells: list[dict[str, Any]]) -> str:
 def _section(cluster: str, mine: dict[str, dict[str, Any]]) -> str:
     names = [w for w in TTFT_S if w in mine]
     lines = [f"## {cluster}", ""]
-    lines.append(
-        "| policy | "
-        + " | ".join(f"{w}: {TTFT_S[w]:g} s, {TPOT_S[w] * 1e3:g} ms" for w in names)
-        + " |"
-    )
+    lines.append("| policy | " + " | ".join(_head(w, mine[w]) for w in names) + " |")
     lines.append("|---|" + "---|" * len(names))
     carried = [
         f"{mine[w]['rate_per_s']:.3g} req/s" if mine[w]["rows"] else "infeasible" for w in names
@@ -120,7 +117,13 @@ def _section(cluster: str, mine: dict[str, dict[str, Any]]) -> str:
         rows = [found[w].get(name) for w in names]
         if any(row is not None and row["effect"] == "it is what the plan does" for row in rows):
             continue
-        lines.append(f"| {name} | " + " | ".join(map(_ratio, rows)) + " |")
+        lines.append(
+            f"| {name} | "
+            + " | ".join(
+                _ratio(row, bold=not _unstable(mine[w])) for w, row in zip(names, rows, strict=True)
+            )
+            + " |"
+        )
     lines += ["", "What changes, at the rate that the plan carries:", ""]
     for workload in names:
         if not mine[workload]["rows"]:
@@ -137,13 +140,27 @@ def _section(cluster: str, mine: dict[str, dict[str, Any]]) -> str:
     return "\n".join([*lines, ""])
 
 
-def _ratio(row: dict[str, Any] | None) -> str:
+def _head(workload: str, cell: dict[str, Any]) -> str:
+    bounds = f"{workload}: {TTFT_S[workload]:g} s, {TPOT_S[workload] * 1e3:g} ms"
+    return f"{bounds} (*unstable*)" if _unstable(cell) else bounds
+
+
+def _unstable(cell: dict[str, Any]) -> bool:
+    """Whether a policy that changes nothing is found to carry another rate."""
+    return any(
+        max(row["ratios"]) > 1.1 or min(row["ratios"]) < 0.9
+        for row in cell["rows"]
+        if row["ratios"] and row["effect"] == "nothing visible at this rate"
+    )
+
+
+def _ratio(row: dict[str, Any] | None, *, bold: bool) -> str:
     if row is None or not row["ratios"]:
         return "-"
     ratios = sorted(row["ratios"])
     low, middle, high = ratios[0], ratios[len(ratios) // 2], ratios[-1]
     shown = f"{middle:.2f} ({low:.2f}-{high:.2f})"
-    return f"**{shown}**" if low > 1.03 or high < 0.97 else shown
+    return f"**{shown}**" if bold and (low > 1.03 or high < 0.97) else shown
 
 
 def main() -> int:

@@ -42,15 +42,16 @@ Written by `scripts/write_policies.py`: `plimsoll compare PLAN --policies all` o
 workloads and three clusters. Each row of a table is one policy put in place of the plan's own
 (chunked prefill, least work, prefix caching on), everything else equal; a cell is its goodput over
 the plan's, median of three draws of the workload, with the range. **Bold**: better or worse in
-every draw by 3 % or more. "-": it cannot run or cannot differ there; the reasons are below each table.
+every draw by 3 % or more. "-": it cannot run or cannot differ there; the reasons are below each
+table.
 
 Goodput is the highest rate that keeps P99 of the first token and P99 of time per token within the
 bounds of the column, over 200 simulated seconds (600 for `code` and `agent`, 900 for `long-chat`,
 whose rates are low). Where the promise holds and fails in turns as the rate grows, since a few long
 prompts or bursts decide P99, the search stops at one of several such rates: in columns marked
-*unstable* a policy that changes nothing is found more than a tenth apart, and no cell is bold. All of it is the simulator's word, whose own
-error ([accuracy](accuracy.md)) is the same for every row. Orca reserves a request's longest possible output, which these
-workloads do not bound.
+*unstable* a policy that changes nothing is found more than a tenth apart, and no cell is bold. All
+of it is the simulator's word, whose own error ([accuracy](accuracy.md)) is the same for every row.
+Orca reserves a request's longest possible output, which these workloads do not bound.
 """
 
 

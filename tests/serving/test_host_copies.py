@@ -89,6 +89,8 @@ def test_what_comes_back_is_what_left(total: int, block_tokens: int, seed: int) 
     sessions = Sessions(copies, seed)
     for _ in range(80):
         sessions.step()
+    assert copies.check() == "" and copies.used <= total
+    assert sessions.away <= set(sessions.tokens)
 
 
 def test_turns_send_only_what_is_new() -> None:

@@ -168,8 +168,10 @@ def test_cancelled_at_any_time() -> None:
         work = load([5000, 300], [300, 300]).with_changes(
             cancel_after_s=np.array([cancel_s, np.inf])
         )
-        run = cluster(Mover(at_s=(0.9, 1.0))).run(work)
+        router = Mover(at_s=(0.9, 1.0))
+        run = cluster(router).run(work)
         assert run.requests.output_tokens[1] == 300
+        assert len(router.heard) == 2, "how each move ended is told, also of one cancelled"
 
 
 @settings(max_examples=60, deadline=None)

@@ -191,6 +191,7 @@ class LiveMoves:
         if live is None:
             return False
         self._drop(live)
+        self._failed(live.move, "the request was cancelled")
         if live.hold is None:
             return False
         self._engines[live.move.source].inst.pool.release(live.hold)

@@ -12,6 +12,7 @@ from plimsoll.api.run_folder import WorkloadSpec
 from plimsoll.planning.length_limits import refused_fraction
 from plimsoll.planning.objective import Objective
 from plimsoll.planning.plan_space import SpaceOptions
+from plimsoll.planning.policy_round import Tried
 from plimsoll.planning.question import Answer, Choice, Progress, Question
 from plimsoll.planning.search import search
 from plimsoll.planning.tradeoffs import plan_words
@@ -26,7 +27,7 @@ from plimsoll.spec.fleet import parse_fleet
 from plimsoll.spec.io import plain
 from plimsoll.spec.model_files import load_model
 from plimsoll.spec.origin import Band, Number, Origin
-from plimsoll.spec.plan import ServingPlan
+from plimsoll.spec.plan import DisaggRouter, ServingPlan
 from plimsoll.spec.slo import Slo, SloTarget
 from plimsoll.spec.workload_files import load_workload
 
@@ -80,6 +81,8 @@ class PlanAnswer:
             tables.append(percentile_table(chosen.at_load, bands))
             if chosen.at_load.targets:
                 tables.append(verdict_table(chosen.at_load, bands))
+        if found.policies:
+            tables.append(self._policies())
         tables.append(self._counts())
         targets = ", ".join(target_name(t) for t in question.slo.targets) or "no SLO"
         gpus = chosen.plan.num_devices
@@ -169,6 +172,15 @@ class PlanAnswer:
                 for p in found.pareto
             ],
             "binding": found.binding,
+            "policies": [
+                {
+                    "policies": one.policies,
+                    "on": plan_words(one.on),
+                    "change": one.change,
+                    "why_not": one.why_not,
+                }
+                for one in found.policies
+            ],
             "counts": plain(found.counts),
             "assumptions": list(self.assumptions),
             "notes": [*found.notes, *([note] if note else [])],
@@ -243,6 +255,28 @@ class PlanAnswer:
             ),
             rows=tuple(rows),
             notes=tuple(legend),
+        )
+
+    def _policies(self) -> Table:
+        tried = self.found.policies
+        rows = tuple(
+            (one.policies, _where(one), _changed(one), one.why_not if one.change else "")
+            for one in sorted(tried, key=lambda one: -(one.change or 0.0))
+            if one.change is not None or not one.why_not
+        )
+        reasons: dict[str, dict[str, None]] = {}
+        for one in tried:
+            if one.change is None and one.why_not:
+                reasons.setdefault(one.why_not, {})[one.policies] = None
+        return Table(
+            title="The best plans under other policies",
+            columns=("", "prefill, decode", "score", "why not taken"),
+            rows=rows,
+            notes=(
+                *dict.fromkeys(f"{_where(one)}: {plan_words(one.on)}" for one in tried),
+                "score: against the same plan as it is; taken from 5 % more",
+                *(f"not tried: {', '.join(names)}: {why}" for why, names in reasons.items()),
+            ),
         )
 
     def _counts(self) -> Table:
@@ -372,6 +406,14 @@ def plan(
     return PlanAnswer(
         question=question, found=found, workload=workload, assumptions=tuple(assumptions)
     )
+
+
+def _where(one: Tried) -> str:
+    return "apart" if isinstance(one.on.router, DisaggRouter) else "together"
+
+
+def _changed(one: Tried) -> str:
+    return "misses the promise" if one.change is None else f"{one.change:+.0%}"
 
 
 def _number(

@@ -6,6 +6,7 @@ from typing import Any
 
 from plimsoll.planning.objective import Objective
 from plimsoll.planning.plan_space import SpaceOptions
+from plimsoll.planning.policy_variants import chosen
 from plimsoll.spec.dtype import DType
 from plimsoll.spec.errors import SpecError, suggest
 from plimsoll.spec.plan import (
@@ -82,6 +83,7 @@ SETTINGS: dict[str, str] = {
     "engine": "vllm, sglang or trtllm",
     "modes": "aggregated, disaggregated or both, comma between",
     "policy": "step policies to try: " + ", ".join(_POLICIES),
+    "policies": "try the best plans under others too: all, or names as compare --policies has them",
     "token_budget": "token budgets to try, as in 2048,8192",
     "max_num_seqs": "batch limits to try, as in 64,256",
     "gpus": "use at most that many devices",
@@ -128,6 +130,9 @@ def space_options(
         elif name == "policy":
             kinds = _choice(tuple(_POLICIES))(text, where)
             changes["policies"] = tuple(_POLICIES[kind] for kind in kinds)
+        elif name == "policies":
+            changes["varied"] = chosen(text, where)
+            changes["any_engine"] = text.strip() != "all"
         elif name == "token_budget":
             changes["budgets"] = _counts(text, where)
         elif name == "max_num_seqs":

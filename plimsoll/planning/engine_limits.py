@@ -21,12 +21,13 @@ from plimsoll.spec.dtype import DType
 from plimsoll.spec.errors import UnsupportedError
 from plimsoll.spec.hardware import Device
 from plimsoll.spec.model import ModelSpec
-from plimsoll.spec.plan import Parallel, PrefillFirst, StepPolicyConfig
+from plimsoll.spec.plan import Parallel, PrefillFirst, ServingPlan, StepPolicyConfig
 
 __all__ = [
     "EngineLimits",
     "arithmetic_limit",
     "devices_per_host",
+    "engine_lacks",
     "engine_limits",
     "format_limit",
     "handover_limit",
@@ -53,6 +54,8 @@ class EngineLimits:
     kv_formats: tuple[DType, ...]
     widens_on: tuple[str, ...]
     vendors: tuple[str, ...]
+    swaps: bool
+    moves_running: bool
     source: str
 
 
@@ -123,6 +126,21 @@ def handover_limit(engine: str, parallel: Parallel) -> str:
     most = engine_limits(engine).handover_stages
     if most and parallel.pp > most:
         return f"disaggregated with pp above {most}, which {engine} cannot move KV between"
+    return ""
+
+
+def engine_lacks(plan: ServingPlan) -> str:
+    """What the plan's policies ask of its engine that it has no setting for, or ""."""
+    if plan.engine == "plimsoll":
+        return ""
+    limits = engine_limits(plan.engine)
+    for pool in plan.pools:
+        if pool.policy.kind not in limits.policies:
+            return f"{plan.engine} does not run {pool.policy.kind}"
+        if getattr(pool.policy, "preempt", "recompute") == "swap" and not limits.swaps:
+            return f"{plan.engine} recomputes what it preempts and does not swap"
+    if getattr(plan.router, "migrate", False) and not limits.moves_running:
+        return f"{plan.engine} does not move running requests between replicas"
     return ""
 
 

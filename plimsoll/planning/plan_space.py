@@ -69,7 +69,10 @@ class SpaceOptions:
     ``weight_dtypes`` / ``kv_dtypes``: formats beside the checkpoint's own (None), which is
     always tried unless the tuple leaves it out. ``policies`` empty: those the engine runs, with
     ``budgets``. ``include`` / ``exclude`` are device names. Limits of 0 mean unlimited:
-    ``max_devices``, ``power_w`` (devices at their peak), ``usd_per_hour``.
+    ``max_devices``, ``power_w`` (devices at their peak), ``usd_per_hour``. ``varied`` names the
+    policies that the leaders of a search are tried under at its end
+    (``planning.policy_variants``); with
+    ``any_engine`` they may be chosen though the engine lacks them.
     """
 
     engine: Literal["vllm", "sglang", "trtllm"] = "vllm"
@@ -87,6 +90,8 @@ class SpaceOptions:
     memory_fraction: float = 0.9
     max_model_len: int = 0
     prefix_caching: bool = True
+    varied: tuple[str, ...] = ()
+    any_engine: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -76,8 +76,8 @@ POLICY_NAMES: tuple[str, ...] = (
 """What can be asked for."""
 
 
-def chosen(text: str) -> tuple[str, ...]:
-    """The policies of a ``--policies`` option: "all", or names separated by semicolons or commas
+def chosen(text: str, where: str = "--policies") -> tuple[str, ...]:
+    """The policies of an option ``where``: "all", or names separated by semicolons or commas
     (a name may hold a comma itself).
 
     Raises:
@@ -92,13 +92,13 @@ def chosen(text: str) -> tuple[str, ...]:
         name = pair if pair in POLICY_NAMES else parts[0]
         if name not in POLICY_NAMES:
             raise SpecError(
-                f"--policies: no policy {name!r}; there are all, {'; '.join(POLICY_NAMES)}."
+                f"{where}: no policy {name!r}; there are all, {'; '.join(POLICY_NAMES)}."
                 f"{suggest(name, POLICY_NAMES)}"
             )
         parts = parts[name.count(",") + 1 :]
         found.append(name)
     if not found:
-        raise SpecError("--policies: nothing named; use all, or names such as freeness,orca")
+        raise SpecError(f"{where}: nothing named; use all, or names such as freeness,orca")
     return tuple(dict.fromkeys(found))
 
 

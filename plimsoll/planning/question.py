@@ -8,6 +8,7 @@ from plimsoll.planning.frontier import ParetoPoint
 from plimsoll.planning.goodput import Goodput
 from plimsoll.planning.objective import Objective
 from plimsoll.planning.plan_space import SpaceOptions
+from plimsoll.planning.policy_round import Tried
 from plimsoll.spec.hardware import Fleet
 from plimsoll.spec.model import ModelSpec
 from plimsoll.spec.plan import ServingPlan
@@ -89,7 +90,7 @@ class Answer:
     """The chosen plan, what else is worth knowing, and how the search went.
 
     ``binding``: what stops the chosen plan from carrying more. ``partial``: the search was
-    interrupted, and this is the best so far.
+    interrupted, and this is the best so far. ``policies``: the leaders under other policies.
     """
 
     chosen: Choice
@@ -98,4 +99,5 @@ class Answer:
     binding: str
     counts: SearchCounts
     notes: tuple[str, ...]
+    policies: tuple[Tried, ...] = ()
     partial: bool = False

@@ -16,6 +16,7 @@ import numpy as np
 
 from plimsoll.planning.combine import Estimate
 from plimsoll.planning.edge import edge_estimates, near_edge
+from plimsoll.planning.engine_limits import engine_lacks
 from plimsoll.planning.estimate import Demand
 from plimsoll.planning.finalists import pick_finalists
 from plimsoll.planning.halving import halve
@@ -27,6 +28,7 @@ from plimsoll.planning.offered_load import busiest_slice
 from plimsoll.planning.parallel_shapes import Site
 from plimsoll.planning.physics import LibraryPhysics, Physics
 from plimsoll.planning.plan_space import runnable, usable_sites
+from plimsoll.planning.policy_round import PolicyRound, policy_round
 from plimsoll.planning.question import Answer, Choice, Progress, Question, SearchCounts
 from plimsoll.planning.ranking import Ranking, rank_plans
 from plimsoll.planning.tradeoffs import plan_words, trade_words
@@ -89,6 +91,7 @@ class _Run:
     progress: Progress
     again: Callable[[Question], Ranking]
     latest: dict[int, Trial] = field(default_factory=dict)
+    varied: PolicyRound | None = None
     done: int = 0
     total: int = 0
 
@@ -151,6 +154,25 @@ class _Run:
                 zip(effort.round_requests, effort.round_probes, strict=True)
             )
         ]
+
+    def vary(
+        self, trials: list[Trial], look: Callable[[Trial], Trial], workers: Workers
+    ) -> list[Trial]:
+        """The leaders under the other policies asked for, where these carry clearly more."""
+        question, options = self.question, self.question.options
+        if not options.varied:
+            return trials
+        self.varied = policy_round(
+            trials,
+            question.workload,
+            options.varied,
+            lacks=(lambda plan: "") if options.any_engine else engine_lacks,
+            look=look,
+            key=self.key,
+            workers=workers,
+            seen=self.see,
+        )
+        return self.varied.trials
 
     def check(self, trials: list[Trial], workers: Workers) -> list[Trial]:
         """Serve the workload itself, leaders first, until one holds and enough are seen."""
@@ -226,11 +248,13 @@ def search(
     ]
     looks = run.looks(trials)
     run.total = _work(len(trials), len(looks), question.effort.num_runners_up)
+    run.total += len(question.options.varied)
     partial = False
     try:
         with open_workers(jobs, backend=backend, address=address) as workers:
             keep = 1 + question.effort.num_runners_up
             trials = halve(trials, looks, run.key, workers, keep_last=keep, seen=run.see)
+            trials = run.vary(trials, looks[-1], workers)
             trials = run.check(_simplest_first(run, trials, keep), workers)
     except KeyboardInterrupt:
         if not any(run.key(t) > float("-inf") for t in run.latest.values()):
@@ -341,6 +365,7 @@ def _answer(run: _Run, trials: list[Trial], *, partial: bool) -> Answer:
             runs=sum(t.runs for t in trials),
         ),
         notes=_notes(run, best),
+        policies=run.varied.tried if run.varied is not None else (),
         partial=partial,
     )
 
@@ -369,6 +394,8 @@ def _notes(run: _Run, best: Trial) -> tuple[str, ...]:
             f"highest rate: bisection, {best.found.duration_s:,.0f} s of the workload's own "
             "requests a probe, arrivals scaled"
         )
+    if lacking := engine_lacks(best.plan):
+        notes.append(f"{lacking}; plimsoll serve does")
     if any(t.request_class for t in question.slo.targets):
         notes.append("ranking applied targets of one class to all requests")
     return (*notes, *question.model.assumptions)

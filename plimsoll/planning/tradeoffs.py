@@ -25,10 +25,14 @@ def plan_words(plan: ServingPlan) -> str:
             pool.policy, "max_batched_tokens", 0
         )
         policy = pool.policy.kind + (f" {budget}" if budget else "")
+        policy += " ahead" if getattr(pool.policy, "ahead", False) else ""
+        policy += " swap" if getattr(pool.policy, "preempt", "") == "swap" else ""
         policy = "" if pool.role == "decode" else f" {policy},"
         batch = "" if pool.role == "prefill" else f" batch {pool.max_num_seqs}"
         pools.append(f"{role}{pool.replicas} x {'-'.join(degrees)}{policy}{batch}".rstrip(","))
-    extra = [f"{plan.weight_dtype.value} weights"] if plan.weight_dtype is not None else []
+    usual = "disaggregated" if any(pool.role != "both" for pool in plan.pools) else "least-work"
+    extra = [] if plan.router.kind == usual else [f"{plan.router.kind} router"]
+    extra += [f"{plan.weight_dtype.value} weights"] if plan.weight_dtype is not None else []
     extra += [f"{plan.kv_dtype.value} KV"] if plan.kv_dtype is not None else []
     return " + ".join(pools) + (f" ({', '.join(extra)})" if extra else "")
 

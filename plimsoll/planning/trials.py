@@ -29,12 +29,14 @@ class Trial:
     """A candidate with what simulation has shown of it so far.
 
     ``rate_per_s`` held in the last look; ``run`` is the last verdict at a load of the
-    workload's own, ``e2e_s`` the mean time to the last token in it.
+    workload's own, ``e2e_s`` the mean time to the last token in it. ``policies`` names what
+    varies the plan of the estimate, if anything does.
     """
 
     index: int
     estimate: Estimate
     plan: ServingPlan
+    policies: str = ""
     rate_per_s: float = 0.0
     found: Goodput | None = None
     run: Verdict | None = None

@@ -8,6 +8,7 @@ cannot run, or cannot differ, carries the reason instead of a plan.
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from plimsoll.serving.conflicts import conflicts
 from plimsoll.spec.errors import SpecError, suggest
 from plimsoll.spec.plan import (
     ChunkedPrefill,
@@ -118,14 +119,12 @@ def variants(
 
 
 def _stepped(plan: ServingPlan, name: str) -> Variant:
-    why = ""
-    pipelined = any(pool.parallel.pp > 1 for pool in plan.pools)
-    if name == "chunked-prefill, ahead" and pipelined:
-        why = "the stages of a pipeline have other steps in flight already"
+    pools = tuple(replace(pool, policy=_step_policies(pool)[name]) for pool in plan.pools)
+    stepped = replace(plan, pools=pools)
+    why = next(conflicts(stepped), "")
     if why:
         return Variant(name=name, kind="step policy", why_not=why)
-    pools = tuple(replace(pool, policy=_step_policies(pool)[name]) for pool in plan.pools)
-    return Variant(name=name, kind="step policy", plans=(replace(plan, pools=pools),))
+    return Variant(name=name, kind="step policy", plans=(stepped,))
 
 
 def _routed(plan: ServingPlan, workload: Workload, name: str) -> Variant:
@@ -137,15 +136,11 @@ def _routed(plan: ServingPlan, workload: Workload, name: str) -> Variant:
         why = "one replica: there is nothing to choose"
     elif name == "prefix-affine" and not len(workload.prefix_keys):
         why = "no two requests of this workload share a prefix"
-    elif name == "prefix-affine" and not all(pool.prefix_caching for pool in plan.pools):
-        why = "the plan keeps no prefixes; set prefix_caching"
-    elif name == "freeness" and any(pool.parallel.pp > 1 for pool in plan.pools):
-        why = "requests do not move live between pipelines"
-    elif name == "freeness" and len({pool.block_tokens for pool in plan.pools}) > 1:
-        why = "requests do not move live between pools of different block sizes"
+    routed = replace(plan, router=_ROUTERS[name])
+    why = why or next(conflicts(routed), "")
     if why:
         return Variant(name=name, kind="router", why_not=why)
-    return Variant(name=name, kind="router", plans=(replace(plan, router=_ROUTERS[name]),))
+    return Variant(name=name, kind="router", plans=(routed,))
 
 
 def _apart(plan: ServingPlan) -> Variant:

@@ -119,7 +119,7 @@ def test_what_makes_no_sense_carries_the_reason():
     assert "hands over" in found["least-work"] and "disaggregated" not in found
     mixed = replace(PLAN, pools=(PLAN.pools[0], replace(PLAN.pools[0], block_tokens=32)))
     found = why_not(mixed)
-    assert "block sizes" in found["freeness"] and "different kinds" in found["disaggregated"]
+    assert "16 and 32 tokens" in found["freeness"] and "different kinds" in found["disaggregated"]
 
 
 def test_all_variants_differ_from_the_plan_in_one_thing():

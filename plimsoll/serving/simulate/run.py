@@ -18,12 +18,13 @@ from plimsoll.cost.measured_clock import MeasuredClock, measured_clock
 from plimsoll.cost.memory import KvCapacity, kv_capacity
 from plimsoll.cost.saturation import saturation_tokens
 from plimsoll.cost.step import ReplicaClock, replica_clock
+from plimsoll.serving.conflicts import check_policies
 from plimsoll.serving.executors.simulated import Fault, InstanceSpec, SimulatedExecutor
 from plimsoll.serving.policies import POLICIES
 from plimsoll.serving.policy import ClusterPolicy, StepPolicy
 from plimsoll.serving.routers import ROUTERS
 from plimsoll.serving.simulate.placement import Seat, seats
-from plimsoll.spec.errors import InfeasibleError, SpecError, UnsupportedError
+from plimsoll.spec.errors import InfeasibleError, UnsupportedError
 from plimsoll.spec.hardware import Fleet
 from plimsoll.spec.io import plain
 from plimsoll.spec.model import ModelSpec, MoeFfn
@@ -95,7 +96,7 @@ def build(
     plan: ServingPlan, model: ModelSpec, fleet: Fleet
 ) -> tuple[list[InstanceSpec], set[str], Callable[[int, int, int], float], float]:
     """Instances of a plan, the origins of their clocks, transfer times and KV bytes a token."""
-    _check_roles(plan)
+    check_policies(plan)
     placed = seats(plan, fleet)
     clocks: dict[tuple[Pool, str, int], ReplicaClock | MeasuredClock] = {}
     capacities: dict[tuple[Pool, str], KvCapacity] = {}
@@ -204,21 +205,11 @@ def router_for(config: RouterConfig) -> ClusterPolicy:
 
 
 def policy_for(pool: Pool, clock: StepClock) -> StepPolicy:
-    """The step policy a pool describes; budgets left open come from the clock.
-
-    Raises:
-        SpecError: decodes alone can exceed the token budget.
-    """
+    """The step policy a pool describes; budgets left open come from the clock."""
     config = pool.policy
     options = {k: v for k, v in asdict(config).items() if k != "kind"}
     if isinstance(config, SplitFuse) and config.token_budget == 0:
         options["token_budget"] = saturation_tokens(clock, most=_MOST_SPLITFUSE_TOKENS)
-    budget = options.get("token_budget", 0)
-    if budget and budget < pool.max_num_seqs and isinstance(config, SplitFuse | ChunkedPrefill):
-        raise SpecError(
-            f"plan: token budget {budget} is below max_num_seqs {pool.max_num_seqs}, so decodes "
-            "alone can exceed it; raise the budget or lower max_num_seqs"
-        )
     policy: StepPolicy = POLICIES[config.kind](**options)
     return policy
 
@@ -245,17 +236,3 @@ def _capacity(plan: ServingPlan, model: ModelSpec, seat: Seat, max_len: int) -> 
             change="raise tp or pp, or use a smaller weight format",
         )
     return capacity
-
-
-def _check_roles(plan: ServingPlan) -> None:
-    roles = {pool.role for pool in plan.pools}
-    disagg = isinstance(plan.router, DisaggRouter)
-    if not plan.pools:
-        raise SpecError("plan: pools is empty; a plan needs at least one pool")
-    if disagg and not (roles & {"prefill", "both"} and roles & {"decode", "both"}):
-        raise SpecError("plan: the disaggregated router needs a prefill and a decode pool")
-    if not disagg and roles != {"both"}:
-        raise SpecError(
-            f"plan: pools have roles {', '.join(sorted(roles))}, which need the disaggregated "
-            f"router, not {plan.router.kind}"
-        )

@@ -15,6 +15,7 @@ import torch
 from plimsoll.cost.clock import LinearClock, StepClock
 from plimsoll.models.loading import build, load_config
 from plimsoll.models.sharding import Shard, cut_model
+from plimsoll.serving.conflicts import check_policies
 from plimsoll.serving.executors.coordinator import InstanceSpec
 from plimsoll.serving.executors.torch.live_run import LiveRun
 from plimsoll.serving.executors.torch.ranks import GroupWorker
@@ -98,8 +99,9 @@ def instance_specs(
 
     Raises:
         UnsupportedError: the plan cuts a replica in a way that the engine or the model has not.
-        SpecError: the memory does not hold one request.
+        SpecError: the plan contradicts itself, or the memory does not hold one request.
     """
+    check_policies(plan)
     found: list[InstanceSpec] = []
     if len({pool.parallel for pool in plan.pools}) > 1 and len({p.role for p in plan.pools}) > 1:
         raise UnsupportedError(

@@ -1,0 +1,84 @@
+"""Policies of one plan that cannot stand together, and why. Both executors ask before they start.
+
+A plan names a step policy for each pool and one router for all of them. Most combinations
+compose: chunked prefill, swaps, shared prefixes and live moves act on different moments of a
+request. Those here would either fail while serving or be without effect, which is worse than an
+error. Leaves out what depends on the model or on the machine; the executors say that themselves.
+"""
+
+from collections.abc import Iterator
+
+from plimsoll.spec.errors import SpecError
+from plimsoll.spec.plan import ChunkedPrefill, DisaggRouter, ServingPlan, SplitFuse
+
+__all__ = ["check_policies", "conflicts"]
+
+
+def conflicts(plan: ServingPlan) -> Iterator[str]:
+    """Every conflict of a plan in a sentence, with what to do; none if it can be served."""
+    if not plan.pools:
+        yield "pools is empty; a plan needs at least one pool"
+        return
+    yield from _roles(plan)
+    yield from _moves(plan)
+    yield from _steps(plan)
+    if plan.router.kind == "prefix-affine" and not all(pool.prefix_caching for pool in plan.pools):
+        yield (
+            "router prefix-affine looks for replicas that hold a prefix, and a pool keeps none; "
+            "set prefix_caching: true, or take another router"
+        )
+
+
+def _roles(plan: ServingPlan) -> Iterator[str]:
+    roles = {pool.role for pool in plan.pools}
+    apart = isinstance(plan.router, DisaggRouter)
+    if apart and not (roles & {"prefill", "both"} and roles & {"decode", "both"}):
+        yield "the disaggregated router needs a prefill and a decode pool"
+    if not apart and roles != {"both"}:
+        yield (
+            f"pools have roles {', '.join(sorted(roles))}, which need the disaggregated router, "
+            f"not {plan.router.kind}"
+        )
+
+
+def _moves(plan: ServingPlan) -> Iterator[str]:
+    """Live moves copy blocks one to one, between replicas that run one step at a time."""
+    if not getattr(plan.router, "migrate", False):
+        return
+    instead = f"set migrate: false under router {plan.router.kind}, or take another router"
+    if any(pool.parallel.pp > 1 for pool in plan.pools):
+        yield f"requests do not move live between pipelines (pp above 1); {instead}"
+    sizes = sorted({pool.block_tokens for pool in plan.pools})
+    if len(sizes) > 1:
+        yield (
+            "requests do not move live between pools whose blocks hold "
+            f"{' and '.join(map(str, sizes))} tokens; give them one block_tokens, or {instead}"
+        )
+
+
+def _steps(plan: ServingPlan) -> Iterator[str]:
+    for pool in plan.pools:
+        policy = pool.policy
+        if isinstance(policy, ChunkedPrefill) and policy.ahead and pool.parallel.pp > 1:
+            yield (
+                "steps are not formed ahead in a pipeline, whose stages have other steps in "
+                "flight already; set ahead: false, or pp: 1"
+            )
+        budget = policy.token_budget if isinstance(policy, ChunkedPrefill | SplitFuse) else 0
+        if budget and budget < pool.max_num_seqs:
+            yield (
+                f"token budget {budget} is below max_num_seqs {pool.max_num_seqs}, so decodes "
+                "alone can exceed it; raise the budget or lower max_num_seqs"
+            )
+
+
+def check_policies(plan: ServingPlan) -> None:
+    """Refuse a plan that contradicts itself.
+
+    Raises:
+        SpecError: the first conflict, and how many more there are.
+    """
+    found = list(conflicts(plan))
+    if found:
+        more = f" ({len(found) - 1} more of the kind)" if len(found) > 1 else ""
+        raise SpecError(f"plan: {found[0]}{more}")

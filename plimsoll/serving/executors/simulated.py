@@ -23,6 +23,7 @@ from plimsoll.serving.executors.coordinator import (
 from plimsoll.serving.executors.engine import STEP_RANK, Engine
 from plimsoll.serving.executors.instance import SimInstance
 from plimsoll.serving.executors.intake import Intake
+from plimsoll.serving.executors.recorded_links import Outside, RecordedLinks
 from plimsoll.serving.executors.recorder import CANCELLED, Recorder
 from plimsoll.serving.executors.requests import SimRequest
 from plimsoll.serving.executors.transfers import Transfers
@@ -54,7 +55,8 @@ class SimulatedExecutor:
     ``refusal_rate`` is the chance that a move or swap is refused, for testing policies.
     ``decisions`` collects (time, instance, slot, step or action) when ``log_decisions``.
     ``ended_keys(request)`` are the prefix keys of prompt and output together, for replaying a run
-    whose engine kept outputs in its prefix cache.
+    whose engine kept outputs in its prefix cache; ``outside`` is what came from outside in it,
+    in place of ``transfer_s`` and the router's clock.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class SimulatedExecutor:
         log_decisions: bool = False,
         check_books: bool = False,
         ended_keys: Callable[[int], list[int]] | None = None,
+        outside: Outside | None = None,
     ) -> None:
         if not instances:
             raise SpecError("a simulation needs at least one instance")
@@ -90,6 +93,7 @@ class SimulatedExecutor:
         self._log_decisions = log_decisions
         self._check_books = check_books
         self._ended_keys = ended_keys
+        self._outside = outside
         self.decisions: list[tuple[float, int, int, object]] = []
 
     def run(
@@ -147,7 +151,11 @@ class _Run(Coordinator):
             self._push(fault.down_at_s, OUTSIDE, self._lose, (fault.instance,))
             if fault.up_at_s < float("inf"):
                 self._push(fault.up_at_s, OUTSIDE, self._restore, (fault.instance,))
-        if self._router.tick_s > 0:
+        outside = executor._outside
+        if outside is not None:
+            for tick_s in outside.ticks_s:
+                self._push(tick_s, OUTSIDE, self._decide, (Tick(),))
+        elif self._router.tick_s > 0:
             self._push(self._router.tick_s, OUTSIDE, self._tick, ())
 
     def _engine(
@@ -174,13 +182,17 @@ class _Run(Coordinator):
         )
 
     def _links(self) -> Transfers:
-        return Transfers(
+        outside = self._executor._outside
+        links = (Transfers if outside is None else RecordedLinks)(
             self.engines,
             self._executor._transfer_s,
             self._push_transfer,
             done=self._moved,
             failed=self._refused,
         )
+        if isinstance(links, RecordedLinks) and outside is not None:
+            links.outside = outside
+        return links
 
     def _gone(self, request: SimRequest, now_s: float) -> None:
         self._intake.ended(request.id, now_s)

@@ -12,7 +12,9 @@ from plimsoll.serving.policies import (
     PrefillFirstPolicy,
     SplitFusePolicy,
 )
-from plimsoll.serving.policy import StepPolicy
+from plimsoll.serving.policy import Move, StepPolicy
+from plimsoll.serving.routers import FreenessPolicy
+from tests.serving.torch_executor.test_live_moves import Restless
 from tests.serving.torch_executor.tiny_llama import make_folder, open_run, requests, serve_all, spec
 
 
@@ -63,3 +65,29 @@ def test_a_changed_policy_decides_otherwise(folder: Path) -> None:
     other = [spec(ChunkedPrefillPolicy(token_budget=96), 400)]
     again = replay(run, other, run._router)
     assert [row[1:] for row in again.decisions] != [row[1:] for row in run.decisions]
+
+
+@pytest.mark.parametrize("num_blocks", [300, 70])
+def test_same_decisions_where_requests_move_all_the_time(folder: Path, num_blocks: int) -> None:
+    """Ticks and copies come when they came; at 70 blocks the memory of both runs out."""
+    router = Restless()
+    policy = ChunkedPrefillPolicy(token_budget=64, preempt="swap")
+    specs = [spec(policy, num_blocks, host_blocks=80) for _ in range(2)]
+    run = open_run(folder, specs, router=router)
+    serve_all(run, requests(220, shared=64, longest=120))
+    again = replay(run, specs, run._router)
+    real = [row[1:] for row in run.decisions]
+    assert [row[1:] for row in again.decisions] == real
+    assert sum(isinstance(row[2], Move) for row in real) > 100
+    moved = run.record().requests
+    assert np.array_equal(again.record.requests.instance, moved.instance)
+    assert np.array_equal(again.record.requests.preemptions, moved.preemptions)
+
+
+def test_same_decisions_of_freeness(folder: Path) -> None:
+    specs = [spec(ChunkedPrefillPolicy(token_budget=64, preempt="swap"), 45) for _ in range(2)]
+    run = open_run(folder, specs, router=FreenessPolicy(low_steps=10, high_steps=20))
+    serve_all(run, requests(220, shared=64, longest=120))
+    again = replay(run, specs, run._router)
+    assert [row[1:] for row in again.decisions] == [row[1:] for row in run.decisions]
+    assert len(run.ticks_s) > 5

@@ -160,6 +160,10 @@ class TorchEngine(Engine):
             request.generated if last else -1,
         )
 
+    def held_tokens(self, request: SimRequest, now_s: float) -> int:
+        """What the worker has answered for; when the step under way ends, nobody knows."""
+        return request.computed
+
     def finish_step(self, done: StepDone, now_s: float) -> bool:
         """The worker's answer: account for the step; False if it was given up meanwhile."""
         slot = self.slots[done.slot]

@@ -8,6 +8,7 @@ With a policy that says so the next step is there before the tokens of this one 
 """
 
 import logging
+import math
 import queue
 import threading
 import time
@@ -100,6 +101,9 @@ class LiveRun(Coordinator):
         self.prompt_keys: dict[int, list[int]] = {}
         self.prompt_lengths: dict[int, int] = {}
         self.limits: dict[int, int] = {}
+        self.ticks_s: list[float] = []
+        self.landed_s: dict[tuple[int, str, int], list[float]] = {}
+        """When copies of moves had arrived, as ``Outside`` has it; only with ``keep``."""
         self.failure = ""
         self.num_preempted = self.num_generated = self.num_finished = self.num_failed = 0
         self.num_prompt_tokens = self.num_cached_tokens = 0
@@ -266,7 +270,7 @@ class LiveRun(Coordinator):
         except queue.Empty:
             message = None
         while message is not None:
-            self.now_s = self._clock()
+            self.now_s = max(self.now_s, self._clock())
             self._handle(*message)
             self._run_due()
             try:
@@ -283,8 +287,18 @@ class LiveRun(Coordinator):
                 self._idle.set()
 
     def _run_due(self) -> None:
-        while self._heap and self._heap[0][0] <= self.now_s:
-            event = heappop(self._heap)
+        """What is due. What follows from the moment goes first; a tick that is late then gets a
+        moment of its own, so that a replay knows what came first."""
+        late = []
+        while self._heap and self._heap[0][0] <= self.now_s or late:
+            if late and not (self._heap and self._heap[0][0] <= self.now_s):
+                self.now_s = max(self._clock(), math.nextafter(self.now_s, math.inf))
+                event = late.pop(0)
+            else:
+                event = heappop(self._heap)
+                if event[1] == OUTSIDE and event[0] < self.now_s:
+                    late.append(event)
+                    continue
             if event[1] < STEP_RANK:
                 event[3](*event[4])
         if self._check:
@@ -364,7 +378,10 @@ class LiveRun(Coordinator):
     def _delivered(self, message: Exported) -> None:
         links = self._transfers
         assert isinstance(links, WorkerLinks)
-        request_id, move, _ = message.tag
+        request_id, move, serial = message.tag
+        if self._keep:
+            key = (request_id, move.mode, serial)
+            self.landed_s.setdefault(key, []).append(self.now_s)
         if links.arrived(message, self.now_s):
             self.engines[move.source].wake(self.now_s)
             if MoveDone in self._wants:
@@ -384,6 +401,8 @@ class LiveRun(Coordinator):
     def _tick(self) -> None:
         self._push(self.now_s + self._router.tick_s, OUTSIDE, self._tick, ())
         if self._requests:
+            if self._keep:
+                self.ticks_s.append(self.now_s)
             self._decide(Tick())
 
     # Workers

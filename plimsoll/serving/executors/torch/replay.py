@@ -2,7 +2,8 @@
 
 The simulator gets the measured duration of each step in order and the output lengths that came
 out, and asks the policies anew. Equal decision logs mean that both executors show policies the
-same and carry out the same. Left out: pipelines, restarts of workers, ticks.
+same and carry out the same. Ticks and copies between instances come when they came. Left out:
+pipelines, restarts of workers, cancellations.
 """
 
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ import numpy as np
 
 from plimsoll.cost.clock import StepClock
 from plimsoll.serving.executors.coordinator import InstanceSpec
+from plimsoll.serving.executors.recorded_links import Outside
 from plimsoll.serving.executors.simulated import SimulatedExecutor
 from plimsoll.serving.executors.torch.live_run import LiveRun
 from plimsoll.serving.policy import ClusterPolicy
@@ -99,5 +101,6 @@ def replay(run: LiveRun, specs: Sequence[InstanceSpec], router: ClusterPolicy) -
         fast_forward=False,
         log_decisions=True,
         ended_keys=ended.__getitem__ if run.caches_prefixes else None,
+        outside=Outside(ticks_s=run.ticks_s, landed_s=run.landed_s),
     )
     return Replay(record=executor.run(workload), decisions=executor.decisions)

@@ -200,7 +200,7 @@ class Engine(Residents):
 
     def lose(self, now_s: float) -> list[SimRequest]:
         """The instance fails: its requests without KV, tokens of finished steps delivered."""
-        self.inst.up = False
+        self.inst.up = self.inst.admits = False
         for slot in self.slots:
             if slot.busy:
                 self._finish_until(slot, now_s)

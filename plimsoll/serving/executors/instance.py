@@ -7,7 +7,7 @@ from typing import Literal
 from plimsoll.cost.clock import StepClock
 from plimsoll.serving.executors.requests import SimRequest
 from plimsoll.serving.kv.paged import PagedPool
-from plimsoll.serving.policy import Queue
+from plimsoll.serving.policy import Life, Queue
 
 __all__ = ["SimInstance"]
 
@@ -21,8 +21,10 @@ class SimInstance:
         "_parked",
         "_pool",
         "_prefilling",
+        "admits",
         "clock",
         "id",
+        "life",
         "max_model_len",
         "max_num_seqs",
         "num_slots",
@@ -45,7 +47,7 @@ class SimInstance:
     ) -> None:
         self.id = id
         self.role: Literal["both", "prefill", "decode"] = role
-        self.up = True
+        self.become(Life.UP)
         self.clock = clock
         self._pool = pool
         self._catch_up: Callable[[], None] = lambda: None
@@ -57,6 +59,12 @@ class SimInstance:
         self._prefilling: list[dict[int, SimRequest]] = [{} for _ in range(num_slots)]
         self._decoding: list[dict[int, SimRequest]] = [{} for _ in range(num_slots)]
         self._parked: list[dict[int, SimRequest]] = [{} for _ in range(num_slots)]
+
+    def become(self, life: Life) -> None:
+        """Change ``life``, and what follows from it."""
+        self.life = life
+        self.up = life is Life.UP or life is Life.DRAINING
+        self.admits = life is Life.UP
 
     @property
     def pool(self) -> PagedPool:

@@ -96,8 +96,8 @@ class LiveMoves:
             raise PolicyError(f"{move}: the instances have blocks of different sizes")
         if target.inst.role == "prefill":
             raise PolicyError(f"{move}: the target only runs prompts")
-        if not target.inst.up:
-            return f"instance {move.target} is down"
+        if not target.inst.admits:
+            return f"instance {move.target} is {target.inst.life}"
         if request.phase is Phase.WAITING and not request.has_blocks:
             source.detach(request)
             source.alive.pop(request.id)

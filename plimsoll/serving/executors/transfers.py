@@ -52,8 +52,8 @@ class Transfers:
         target = self._engines[move.target]
         pool = target.inst.pool
         tokens = request.computed
-        if not target.inst.up:
-            return f"instance {move.target} is down"
+        if not target.inst.admits:
+            return f"instance {move.target} is {target.inst.life}"
         if -(-(tokens + 1) // pool.block_tokens) + pool.per_request > pool.free:
             return f"instance {move.target} has {pool.free} free blocks"
         source = self._engines[move.source]

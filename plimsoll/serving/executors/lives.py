@@ -69,9 +69,7 @@ class Lives:
         if type(index) is not int or not 0 <= index < len(self._instances):
             raise PolicyError(f"{action}: there are instances 0 to {len(self._instances) - 1}")
         inst = self._instances[index]
-        if inst.life in (Life.STOPPED, Life.LOST) or (
-            inst.life is Life.DRAINING and action.drain
-        ):
+        if inst.life in (Life.STOPPED, Life.LOST) or (inst.life is Life.DRAINING and action.drain):
             return f"instance {index} is {inst.life}"
         serves = {"both", inst.role} if inst.role != "both" else {"both"}
         others = (o for o in self._instances if o.admits and o.id != index and o.role in serves)

@@ -189,9 +189,7 @@ class _Run(Coordinator):
 
     def _start(self, index: int) -> None:
         start_s = self._specs[index].start_s
-        self._push(
-            self.now_s + start_s, OUTSIDE, self._started, (index, self.lives.starts[index])
-        )
+        self._push(self.now_s + start_s, OUTSIDE, self._started, (index, self.lives.starts[index]))
 
     def _started(self, index: int, start: int) -> object:
         starting = self.engines[index].inst.life is Life.STARTING

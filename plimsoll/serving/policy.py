@@ -206,6 +206,11 @@ class InstView(Protocol):
 
     def num_decoding(self, slot: int) -> int: ...
 
+    def held_tokens(self, request: ReqView) -> int:
+        """Tokens of a request whose KV is here by now; a decoding one's own ``computed`` may be
+        as of the beginning of a run of steps."""
+        ...
+
     @property
     def num_running(self) -> int:
         """Requests holding blocks, all slots."""

@@ -91,6 +91,7 @@ class Engine(Residents):
         self.num_wasted = 0
         """Tokens of steps formed ahead that came for requests which had ended."""
         inst._catch_up = self._catch_up
+        inst._held_tokens = lambda request: self.held_tokens(request, self._now())
 
     # What reaches the instance from outside
 

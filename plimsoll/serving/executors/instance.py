@@ -18,6 +18,7 @@ class SimInstance:
     __slots__ = (
         "_catch_up",
         "_decoding",
+        "_held_tokens",
         "_parked",
         "_pool",
         "_prefilling",
@@ -51,6 +52,7 @@ class SimInstance:
         self.clock = clock
         self._pool = pool
         self._catch_up: Callable[[], None] = lambda: None
+        self._held_tokens: Callable[[SimRequest], int] = lambda request: request.computed
         self.max_num_seqs = max_num_seqs
         self.max_model_len = max_model_len
         self.num_slots = num_slots
@@ -87,6 +89,10 @@ class SimInstance:
     def num_decoding(self, slot: int) -> int:
         """Requests decoding in a slot."""
         return len(self._decoding[slot])
+
+    def held_tokens(self, request: SimRequest) -> int:
+        """Tokens of a request whose KV is here by now, with all steps that have ended."""
+        return self._held_tokens(request)
 
     @property
     def num_running(self) -> int:

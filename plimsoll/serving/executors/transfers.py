@@ -143,6 +143,8 @@ class Transfers:
             source.inst.outstanding_tokens += request.pending
             if index == move.target:
                 refused.append(move)
+            else:
+                self._engines[move.target].wake(now_s)  # what waits there may lack the blocks
         return refused
 
     def holds(self, index: int) -> Iterable[Any]:

@@ -112,7 +112,7 @@ class AutoscaledPolicy:
         """What the router says, and at ticks what the number of instances asks for."""
         kind = type(event)
         found: list[Action] = []
-        if kind is Refused and isinstance(event.decision, Scale | Retire):  # type: ignore[union-attr]
+        if isinstance(event, Refused) and isinstance(event.decision, Scale | Retire):
             return ()
         if kind is Tick:
             if self.router.tick_s:
@@ -120,9 +120,8 @@ class AutoscaledPolicy:
             found.extend(self._scaling(view))
         elif kind in self.router.events or kind in (Arrive, Leave):
             found.extend(self.router.on(view, event))
-        elif isinstance(event, Refused) and isinstance(event.decision, Admit):
-            if view.has(event.decision.request):  # a router that does not listen
-                found.extend(self.router.on(view, Arrive(event.decision.request)))
+        elif kind is Refused and (request := _turned_down(view, event)) is not None:
+            found.extend(self.router.on(view, Arrive(request)))  # it does not listen itself
         if kind is Leave:
             found.extend(self._missing(view))
         return found
@@ -159,3 +158,11 @@ class AutoscaledPolicy:
         """The instance with the fewest requests, the last of equals."""
         open_ones = [inst for inst in view.instances if inst.admits]
         return min(open_ones, key=lambda i: (i.num_running + len(i.waiting), -i.id)).id
+
+
+def _turned_down(view: View, event: Event) -> int | None:
+    """The request of an admission that was refused, if it still wants a place."""
+    decision = event.decision if isinstance(event, Refused) else None
+    if isinstance(decision, Admit) and view.has(decision.request):
+        return decision.request
+    return None

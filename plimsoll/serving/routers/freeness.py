@@ -8,8 +8,8 @@ free instances below ``low_steps`` are paired with the freest above ``high_steps
 shortest request of low priority moves live, one at a time a pair, until a mark is crossed.
 High-priority requests keep ``headroom_tokens`` free beside them. A draining instance is as if it
 held a request that wants infinite memory, so that everything leaves it.
-Left out: starting and stopping instances (``routers.autoscaled``); moves between pipelines, and between instances whose
-blocks differ in size, which are only dispatched to.
+Left out: starting and stopping instances (``routers.autoscaled``); moves between pipelines, and
+between instances whose blocks differ in size, which are only dispatched to.
 Source: arXiv 2406.03243; marks and tick by its public code's defaults and figures.
 """
 
@@ -171,6 +171,6 @@ class FreenessPolicy:
         if best is None:
             return None
         block = target.pool.block_tokens
-        room = (target.pool.free - best.computed // block - 1) * block
+        room = (target.pool.free - source.held_tokens(best) // block - 1) * block
         after = room / (target.num_running + len(target.waiting) + 1)
         return best if after > max(before, self.low_steps) else None

@@ -1,6 +1,6 @@
 """Serve a workload with a plan on the simulated clock; report what users would see."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from plimsoll.api.run_folder import (
 from plimsoll.api.step_pictures import memory_picture, roofline_picture, step_breakdown
 from plimsoll.cost.kv import state_bytes_per_sequence
 from plimsoll.cost.power import InstancePower, RunPower, run_power
-from plimsoll.cost.price import plan_usd_per_hour
+from plimsoll.cost.price import device_usd_per_hour, plan_usd_per_hour
 from plimsoll.cost.step_demand import StepDemand, step_demand
 from plimsoll.report.document import Report
 from plimsoll.report.from_run import latency_cdf, request_timeline
@@ -44,6 +44,7 @@ from plimsoll.serving.simulate.placement import Seat, seats
 from plimsoll.serving.simulate.run import simulate_plan
 from plimsoll.spec.errors import SpecError
 from plimsoll.spec.fleet import parse_fleet
+from plimsoll.spec.hardware import Device
 from plimsoll.spec.io import plain, read
 from plimsoll.spec.model import ModelSpec
 from plimsoll.spec.model_files import load_model
@@ -256,6 +257,20 @@ def _traffic(workload: WorkloadSpec, seed: int) -> tuple[Workload, WorkloadSpec]
     return traffic, workload
 
 
+def _usd_per_hour(
+    plan: ServingPlan,
+    placed: Sequence[Seat],
+    devices: Mapping[str, Device],
+    record: RunRecord,
+) -> float:
+    """Dollars an hour of the run, for the time that each replica was up."""
+    spans = record.meta.get("up_spans")
+    if spans is None:
+        return plan_usd_per_hour(plan, devices)
+    each = [s.pool.parallel.num_devices * device_usd_per_hour(s.device) for s in placed]
+    return sum(each[int(i)] * (stop - begin) for i, begin, stop in spans) / record.end_s
+
+
 def _simulate(run: RunSpec, traffic: Workload, faults: Sequence[Fault]) -> SimulateAnswer:
     plan = run.plan
     model = load_model(plan.model)
@@ -285,6 +300,7 @@ def _simulate(run: RunSpec, traffic: Workload, faults: Sequence[Fault]) -> Simul
         ],
         end_s=record.end_s,
         output_tokens=int(record.requests.output_tokens.sum()),
+        up_spans=record.meta.get("up_spans"),
     )
     record = replace(record, power_at_s=power.edges_s[:-1], power_w=power.watts)
     devices = {seat.pool.device: seat.device for seat in placed}
@@ -297,7 +313,7 @@ def _simulate(run: RunSpec, traffic: Workload, faults: Sequence[Fault]) -> Simul
         record,
         plan.slo,
         energy_j=power.total_j,
-        usd_per_hour=None if unpriced else plan_usd_per_hour(plan, devices),
+        usd_per_hour=None if unpriced else _usd_per_hour(plan, placed, devices, record),
     )
     return SimulateAnswer(
         run=run,

@@ -175,11 +175,13 @@ def run_power(
     end_s: float,
     output_tokens: int,
     num_bins: int = 200,
+    up_spans: Sequence[Sequence[float]] | None = None,
 ) -> RunPower:
     """Power over time and energy of the recorded ``steps``, after the fact.
 
     ``instances[i]`` describes the instance numbered i in ``steps``; instances without steps
-    idle. ``end_s`` is when the run ends, ``output_tokens`` what it delivered.
+    idle. ``end_s`` is when the run ends, ``output_tokens`` what it delivered. ``up_spans`` are the
+    times (instance, from, to) in which an instance draws power at all; None: always.
     """
     if not (math.isfinite(end_s) and end_s > 0) or num_bins < 1:
         raise SpecError(f"end_s is {end_s} and num_bins {num_bins}; expected both above zero")
@@ -204,15 +206,22 @@ def run_power(
         one = power_w(instance.power, compute_s[rows] / span_s, memory_s[rows] / span_s)
         row_w[rows] = one * instance.num_devices
         above_idle_w[rows] = (one - instance.power.idle_w) * instance.num_devices
-    idle_w = sum(instance.power.idle_w * instance.num_devices for instance in instances)
+    each_w = np.array([i.power.idle_w * i.num_devices for i in instances])
     edges_s = np.linspace(0.0, end_s, num_bins + 1)
-    watts = np.full(num_bins, float(idle_w))
+    if up_spans is None:
+        idle_j = float(each_w.sum() * end_s)
+        watts = np.full(num_bins, float(each_w.sum()))
+    else:
+        which, begin, stop = np.array(up_spans).reshape(-1, 3).T
+        span_w = each_w[which.astype(int)]
+        idle_j = float(np.dot(span_w, stop - begin))
+        watts = _binned(begin, stop, span_w, edges_s)
     if len(steps):
         begin_s = steps.start_s + steps.stall_s
         watts = watts + _binned(begin_s, begin_s + running_s, above_idle_w, edges_s)
     return RunPower(
         row_w=row_w,
-        idle_j=float(idle_w * end_s),
+        idle_j=idle_j,
         dynamic_j=float(np.sum(above_idle_w * running_s)),
         edges_s=edges_s,
         watts=watts,

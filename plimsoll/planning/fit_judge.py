@@ -21,7 +21,7 @@ from plimsoll.serving.executors.simulated import Fault, InstanceSpec, SimulatedE
 from plimsoll.serving.metrics import summarize
 from plimsoll.serving.policies import PrefillFirstPolicy
 from plimsoll.serving.routers import DisaggPolicy
-from plimsoll.serving.simulate.run import policy_for, router_for
+from plimsoll.serving.simulate.run import policy_for, router_for, scaled
 from plimsoll.spec.errors import InfeasibleError, SpecError, UnsupportedError
 from plimsoll.spec.plan import Pool, ServingPlan
 from plimsoll.spec.record import RunRecord
@@ -83,7 +83,8 @@ class FitJudge:
                 fits.append(fit)
                 nodes.append(placed // self.devices_per_node)
                 placed += pool.parallel.num_devices
-        router = router_for(plan.router)
+        specs = scaled(specs, plan)
+        router = router_for(plan.router, plan.scaling)
         if side == "decode":
             specs.append(_free_prompts())
             router = DisaggPolicy()

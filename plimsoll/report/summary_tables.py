@@ -65,6 +65,10 @@ def key_numbers(summary: Summary, *, error_fraction: float | None = None) -> tup
         ("Cost", summary.usd_per_million_output_tokens, "USD", "per million output tokens"),
         ("Energy", summary.energy_j_per_output_token, "J", "per output token"),
     ]
+    if summary.instance_up_s is not None:
+        span_s = summary.end_s - summary.start_s
+        note = f"{summary.instance_up_s / span_s:.3g} instances on average, starts included"
+        rows.append(("Instance-hours", summary.instance_up_s / 3600, "h", note))
     return tuple(
         KeyNumber(
             name=name,

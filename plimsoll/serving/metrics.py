@@ -268,6 +268,14 @@ def _instances(
     return tuple(uses)
 
 
+def _up_s(spans: Sequence[Sequence[float]] | None, start_s: float, end_s: float) -> float | None:
+    """Seconds that instances were starting or up in the window, all together."""
+    if spans is None:
+        return None
+    inside = (min(stop, end_s) - max(begin, start_s) for _, begin, stop in spans)
+    return float(sum(seconds for seconds in inside if seconds > 0))
+
+
 def _saturation(record: RunRecord, arrived: Mask) -> Saturation | None:
     """Arrivals against first tokens over the second half of the arrivals' span."""
     r = record.requests
@@ -415,6 +423,7 @@ def summarize(
         mean_waiting=mean_waiting,
         peak_waiting=peak_waiting,
         instances=_instances(record, blocks, warmup_s, stop_s),
+        instance_up_s=_up_s(meta.get("up_spans"), warmup_s, stop_s),
         saturation=_saturation(record, arrived),
         energy_j_per_output_token=energy_j / output_tokens
         if energy_j is not None and output_tokens > 0

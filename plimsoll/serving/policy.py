@@ -39,6 +39,7 @@ __all__ = [
     "InstView",
     "Join",
     "Leave",
+    "Life",
     "Move",
     "MoveDone",
     "Park",
@@ -50,7 +51,9 @@ __all__ = [
     "Reject",
     "ReqView",
     "Resume",
+    "Retire",
     "Run",
+    "Scale",
     "StageDone",
     "Step",
     "StepPolicy",
@@ -70,6 +73,18 @@ class Phase(StrEnum):
     MOVING = "moving"
     HANDED = "handed"
     """Its prompt ran on a prefill instance, which holds the KV until a decode side pulls it."""
+
+
+class Life(StrEnum):
+    """Where an instance is between its start and its end."""
+
+    UP = "up"
+    DRAINING = "draining"
+    """It runs what it has and takes nothing new."""
+    STARTING = "starting"
+    STOPPED = "stopped"
+    """Retired, or never started; ``Scale`` may start it."""
+    LOST = "lost"
 
 
 class ReqView(Protocol):
@@ -158,7 +173,11 @@ class InstView(Protocol):
 
     id: int
     role: Literal["both", "prefill", "decode"]
+    life: Life
     up: bool
+    """It runs steps: ``life`` is up or draining."""
+    admits: bool
+    """It takes new requests: ``life`` is up."""
     num_slots: int
     max_num_seqs: int
     max_model_len: int
@@ -186,6 +205,11 @@ class InstView(Protocol):
         ...
 
     def num_decoding(self, slot: int) -> int: ...
+
+    def held_tokens(self, request: ReqView) -> int:
+        """Tokens of a request whose KV is here by now; a decoding one's own ``computed`` may be
+        as of the beginning of a run of steps."""
+        ...
 
     @property
     def num_running(self) -> int:
@@ -296,7 +320,30 @@ class Unpin:
     request: int
 
 
-Action = Admit | Reject | Park | Resume | Abort | Move | Pin | Unpin
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Start ``delta`` stopped instances, lowest id first; each says ``Join`` when it is up.
+
+    Refused, with nothing started, where fewer are stopped.
+    """
+
+    delta: int
+
+
+@dataclass(frozen=True, slots=True)
+class Retire:
+    """Stop an instance; ``Leave`` says when it has stopped.
+
+    ``drain``: it runs what it has and takes nothing new, requests or moves, until it is empty.
+    Else it stops now, and ``Leave`` names the requests it held. Of a starting instance the start
+    is called off. Refused for the last one that takes requests of its role.
+    """
+
+    instance: int
+    drain: bool = True
+
+
+Action = Admit | Reject | Park | Resume | Abort | Move | Pin | Unpin | Scale | Retire
 
 
 @dataclass(frozen=True, slots=True)
@@ -371,7 +418,8 @@ class Join:
 
 @dataclass(frozen=True, slots=True)
 class Leave:
-    """An instance was lost; ``requests`` it held need a new place, their KV is gone."""
+    """An instance was lost, or stopped since it was retired; ``requests`` it held need a new
+    place, their KV is gone."""
 
     instance: int
     requests: tuple[int, ...]

@@ -28,6 +28,7 @@ __all__ = [
     "PrefixAffineRouter",
     "RoundRobinRouter",
     "RouterConfig",
+    "Scaling",
     "ServingPlan",
     "SplitFuse",
     "StepPolicyConfig",
@@ -183,6 +184,26 @@ RouterConfig = Annotated[
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Scaling:
+    """How many of a plan's replicas are up: at least ``min_instances``, at most all.
+
+    ``first_instances`` are up at the beginning; 0: all. Below ``low_steps`` decode steps until the
+    memory of those that are up is full, for ``hold_s``, one is started; above ``high_steps`` one is
+    drained and stopped; then nothing is done for ``cooldown_s``. A start takes ``start_s`` in the
+    simulator; a real engine takes what it takes.
+    """
+
+    __pydantic_config__: ClassVar = PLAIN
+    min_instances: Degree = 1
+    first_instances: Annotated[int, Field(ge=0)] = 0
+    low_steps: Annotated[float, Field(ge=0)] = 10.0
+    high_steps: Annotated[float, Field(gt=0)] = 60.0
+    hold_s: Annotated[float, Field(ge=0)] = 10.0
+    cooldown_s: Annotated[float, Field(ge=0)] = 10.0
+    start_s: Annotated[float, Field(ge=0)] = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:
     """Equal replicas with one role.
 
@@ -214,7 +235,7 @@ class ServingPlan:
     ``model`` is a bundled name or a path; ``fleet`` the hardware as the user wrote it.
     ``weight_dtype`` / ``kv_dtype`` None: as the checkpoint says. ``max_model_len`` 0: the
     model's own context. ``engine`` "plimsoll" is the package's own (``plimsoll serve``), simulated
-    from what ``plimsoll calibrate`` measured.
+    from what ``plimsoll calibrate`` measured. ``scaling`` None: all replicas are always up.
     """
 
     __pydantic_config__: ClassVar = PLAIN
@@ -229,6 +250,7 @@ class ServingPlan:
     max_model_len: Annotated[int, Field(ge=0)] = 0
     pools: tuple[Pool, ...]
     router: RouterConfig = field(default_factory=LeastWorkRouter)
+    scaling: Scaling | None = None
     slo: Slo = field(default_factory=Slo)
     notes: tuple[str, ...] = field(default=())
 

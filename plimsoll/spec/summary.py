@@ -120,7 +120,8 @@ class Summary:
 
     Latencies are of the requests that *arrived* in the window; rates count what *happened* in
     it. ``good_fraction`` is of all requests that arrived, however they ended; ``slo_met`` is
-    None when the SLO states no target.
+    None when the SLO states no target. ``instance_up_s`` is summed over instances, starts
+    included; None where all were up all the time.
     """
 
     __pydantic_config__: ClassVar = PLAIN
@@ -157,6 +158,7 @@ class Summary:
     mean_waiting: float
     peak_waiting: int
     instances: tuple[InstanceUse, ...] = field(default=())
+    instance_up_s: float | None = None
     saturation: Saturation | None
 
     energy_j_per_output_token: float | None = None

@@ -163,6 +163,25 @@ def test_one_that_writes_faster_than_it_is_copied_stays() -> None:
     assert run.requests.max_gap_s[0] < 0.03
 
 
+def test_a_move_given_up_frees_what_waits_at_its_target() -> None:
+    """The blocks kept there were all that the waiting request lacked."""
+
+    class Both(Mover):
+        def on(self, view: Any, event: Any) -> list[Any]:
+            if isinstance(event, Arrive) and event.request == 1:
+                return [Admit(1, 1)]
+            return super().on(view, event)
+
+    work = load([1000, 1000], [400, 20]).with_changes(
+        arrival_s=np.array([0.0, 1.5]), cancel_after_s=np.array([2.0, np.inf])
+    )
+    run = cluster(
+        Both(), num_blocks=(1000, 100), transfer_s=lambda source, target, tokens: 100.0
+    ).run(work)
+    assert run.requests.status.tolist() == [1, 0]
+    assert run.requests.scheduled_s[1] == pytest.approx(2.0)
+
+
 def test_cancelled_at_any_time() -> None:
     for cancel_s in np.arange(0.9, 2.5, 0.05):
         work = load([5000, 300], [300, 300]).with_changes(

@@ -71,6 +71,14 @@ def check_plan(plan: ServingPlan, context: ExportContext, target: str) -> None:
             f"{', '.join(sorted(roles))}; a disaggregated router needs prefill and decode pools "
             "and nothing else, the other routers pools of role both"
         )
+    if plan.scaling is not None:
+        refuse(
+            target,
+            "scaling",
+            f"from {plan.scaling.min_instances} instances",
+            "the number of replicas is fixed in what is written",
+            "leave scaling out, or serve the plan with `plimsoll serve`",
+        )
     if isinstance(plan.router, DisaggRouter):
         default = DisaggRouter().unstarted_fraction
         if plan.router.unstarted_fraction != default:

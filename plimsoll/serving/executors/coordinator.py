@@ -17,6 +17,7 @@ import numpy as np
 from plimsoll.cost.clock import StepClock
 from plimsoll.serving.executors.engine import Engine
 from plimsoll.serving.executors.instance import SimInstance
+from plimsoll.serving.executors.lives import Lives
 from plimsoll.serving.executors.recorder import CANCELLED, REJECTED, UNFINISHED, Recorder
 from plimsoll.serving.executors.requests import SimRequest
 from plimsoll.serving.executors.transfers import Transfers
@@ -31,10 +32,13 @@ from plimsoll.serving.policy import (
     Event,
     Join,
     Leave,
+    Life,
     Move,
     MoveDone,
     Refused,
     Reject,
+    Retire,
+    Scale,
     StageDone,
     StepPolicy,
 )
@@ -54,6 +58,8 @@ class InstanceSpec:
 
     ``num_blocks`` KV blocks in all, ``blocks_per_request`` taken once by each running request,
     ``host_blocks`` of swap space. ``max_num_seqs`` bounds the requests running in all slots.
+    ``at_start`` False: it is stopped until a policy starts it, which takes ``start_s`` in the
+    simulator.
     """
 
     role: Literal["both", "prefill", "decode"] = "both"
@@ -66,6 +72,8 @@ class InstanceSpec:
     max_num_seqs: int = 256
     max_model_len: int = 1 << 40
     prefix_caching: bool = True
+    at_start: bool = True
+    start_s: float = 0.0
 
 
 class Coordinator(ABC):
@@ -128,6 +136,8 @@ class Coordinator(ABC):
             engine = self._engine(spec, inst, RunView(instances, self._requests, seeds[i]), unit)
             pool.count_with([slot.counter for slot in engine.slots])
             self.engines.append(engine)
+        self._specs = list(specs)
+        self.lives = Lives(instances, [spec.at_start for spec in specs])
         self._view = RunView(instances, self._requests, seeds[-2])
         self._transfers = self._links()
 
@@ -180,21 +190,59 @@ class Coordinator(ABC):
         heappush(self._heap, (at_s, rank, next(self._serials), handle, arguments))
 
     def _lose(self, index: int) -> None:
-        engine = self.engines[index]
-        if not engine.inst.up:
+        life = self.engines[index].inst.life
+        if life in (Life.STOPPED, Life.LOST):
             return
-        back = self._transfers.lose(index, self.now_s)
-        lost = engine.lose(self.now_s)
+        # one that was on its way out does not come back
+        self._take_down(index, Life.STOPPED if life is Life.DRAINING else Life.LOST, "was lost")
+
+    def _take_down(self, index: int, life: Life, why: str) -> None:
+        """End an instance now; what it held is for the policy to place."""
+        engine, back, lost = self.engines[index], [], []
+        if engine.inst.up:
+            back = self._transfers.lose(index, self.now_s)
+            lost = self._lost_requests(index)
+        self.lives.become(index, life, self.now_s)
+        self._halted(index)
         self._decide(Leave(index, tuple(r.id for r in lost if r.id in self._requests)))
         for move in back:
             if Refused in self._wants:
-                self._decide(Refused(move, f"instance {index} was lost"))
+                self._decide(Refused(move, f"instance {index} {why}"))
+        self._look_for_empty()
 
-    def _restore(self, index: int) -> None:
-        self.engines[index].inst.up = True
+    def _lost_requests(self, index: int) -> list[SimRequest]:
+        """Stop an engine; what it held, without KV."""
+        return self.engines[index].lose(self.now_s)
+
+    def _restore(self, index: int) -> object:
+        if self.engines[index].inst.life is not Life.LOST:
+            return NOTHING
+        self._bring_up(index)
+        return None
+
+    def _bring_up(self, index: int) -> None:
+        self.lives.become(index, Life.UP, self.now_s)
         if Join in self._wants:
             self._decide(Join(index))
         self.engines[index].wake(self.now_s)
+
+    def _look_for_empty(self) -> None:
+        """A request left its instance: one that drains may be empty now."""
+        for index in sorted(self.lives.draining):
+            self._push(self.now_s, TRANSFER, self._stop_if_empty, (index,))
+
+    def _stop_if_empty(self, index: int) -> object:
+        engine = self.engines[index]
+        if engine.inst.life is not Life.DRAINING or self._holds_anything(index):
+            return NOTHING
+        engine.lose(self.now_s)
+        self.lives.become(index, Life.STOPPED, self.now_s)
+        self._halted(index)
+        self._decide(Leave(index, ()))
+        return None
+
+    def _holds_anything(self, index: int) -> bool:
+        return bool(self.engines[index].alive) or any(True for _ in self._transfers.holds(index))
 
     def _stage_done(self, request: SimRequest, now_s: float) -> None:
         if StageDone in self._wants:
@@ -209,12 +257,16 @@ class Coordinator(ABC):
         self.engines[move.source].wake(self.now_s)
         if MoveDone in self._wants:
             self._decide(MoveDone(request.id, move.source, move.target))
+        if self.lives.draining:
+            self._look_for_empty()
         return None
 
     def _moved(self, move: Move) -> None:
         if MoveDone in self._wants:
             done = MoveDone(move.request, move.source, move.target)
             self._push(self.now_s, TRANSFER, self._decide, (done,))
+        if self.lives.draining:
+            self._look_for_empty()
 
     def _ended(self, request: SimRequest, now_s: float) -> None:
         instance = request.instance
@@ -223,6 +275,8 @@ class Coordinator(ABC):
         self._gone(request, now_s)
         if Ended in self._wants and instance >= 0:
             self._push(now_s, TRANSFER, self._decide, (Ended(request.id, instance),))
+        if self.lives.draining:
+            self._look_for_empty()
 
     def _end_unplaced(self, request: SimRequest, status: int) -> None:
         i = request.id
@@ -273,8 +327,38 @@ class Coordinator(ABC):
                 raise PolicyError(f"{action}: the request was admitted to {request.instance}")
             else:
                 self._turn_away(request, action.why)
+        elif isinstance(action, Scale):
+            self._scale(action)
+        elif isinstance(action, Retire):
+            self._retire(action)
         else:
             raise PolicyError(f"{action} is not an action of a cluster policy")
+
+    def _scale(self, action: Scale) -> None:
+        found = self.lives.to_start(action)
+        if not found:
+            self._refused(action, f"{len(self.lives.stopped())} instances are stopped")
+        for index in found:
+            self.lives.become(index, Life.STARTING, self.now_s)
+            self._start(index)
+
+    def _retire(self, action: Retire) -> None:
+        why, index = self.lives.kept(action), action.instance
+        if why:
+            self._refused(action, why)
+        elif action.drain and self.engines[index].inst.up:
+            self.lives.become(index, Life.DRAINING, self.now_s)
+            self._push(self.now_s, TRANSFER, self._stop_if_empty, (index,))
+        else:
+            self._take_down(index, Life.STOPPED, "was retired")
+
+    @abstractmethod
+    def _start(self, index: int) -> None:
+        """Begin to start an instance."""
+
+    @abstractmethod
+    def _halted(self, index: int) -> None:
+        """An instance is down: let go of what served it. The policy is told afterwards."""
 
     def _turn_away(self, request: SimRequest, why: str) -> None:
         self.reasons[why] = self.reasons.get(why, 0) + 1
@@ -300,8 +384,8 @@ class Coordinator(ABC):
             raise PolicyError(f"{action}: the request is on instance {request.instance} already")
         engine = self.engines[action.instance]
         inst, pool = engine.inst, engine.inst._pool
-        if not inst.up:
-            self._refused(action, f"instance {inst.id} is down")
+        if not inst.admits:
+            self._refused(action, f"instance {inst.id} is {inst.life}")
             return
         tokens = request.pending + 1
         why = ""
@@ -327,6 +411,8 @@ class Coordinator(ABC):
 
     def _refused(self, decision: Action, why: str) -> None:
         self.num_refused += 1
+        if self.lives.draining:
+            self._look_for_empty()  # a move that came to nothing held blocks there
         if Refused in self._wants:
             self._push(self.now_s, TRANSFER, self._decide, (Refused(decision, why),))
         elif isinstance(decision, Admit) and decision.request in self._requests:

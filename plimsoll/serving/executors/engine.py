@@ -91,6 +91,7 @@ class Engine(Residents):
         self.num_wasted = 0
         """Tokens of steps formed ahead that came for requests which had ended."""
         inst._catch_up = self._catch_up
+        inst._held_tokens = lambda request: self.held_tokens(request, self._now())
 
     # What reaches the instance from outside
 
@@ -200,7 +201,7 @@ class Engine(Residents):
 
     def lose(self, now_s: float) -> list[SimRequest]:
         """The instance fails: its requests without KV, tokens of finished steps delivered."""
-        self.inst.up = False
+        self.inst.up = self.inst.admits = False
         for slot in self.slots:
             if slot.busy:
                 self._finish_until(slot, now_s)

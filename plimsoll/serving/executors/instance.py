@@ -7,7 +7,7 @@ from typing import Literal
 from plimsoll.cost.clock import StepClock
 from plimsoll.serving.executors.requests import SimRequest
 from plimsoll.serving.kv.paged import PagedPool
-from plimsoll.serving.policy import Queue
+from plimsoll.serving.policy import Life, Queue
 
 __all__ = ["SimInstance"]
 
@@ -18,11 +18,14 @@ class SimInstance:
     __slots__ = (
         "_catch_up",
         "_decoding",
+        "_held_tokens",
         "_parked",
         "_pool",
         "_prefilling",
+        "admits",
         "clock",
         "id",
+        "life",
         "max_model_len",
         "max_num_seqs",
         "num_slots",
@@ -45,10 +48,11 @@ class SimInstance:
     ) -> None:
         self.id = id
         self.role: Literal["both", "prefill", "decode"] = role
-        self.up = True
+        self.become(Life.UP)
         self.clock = clock
         self._pool = pool
         self._catch_up: Callable[[], None] = lambda: None
+        self._held_tokens: Callable[[SimRequest], int] = lambda request: request.computed
         self.max_num_seqs = max_num_seqs
         self.max_model_len = max_model_len
         self.num_slots = num_slots
@@ -57,6 +61,12 @@ class SimInstance:
         self._prefilling: list[dict[int, SimRequest]] = [{} for _ in range(num_slots)]
         self._decoding: list[dict[int, SimRequest]] = [{} for _ in range(num_slots)]
         self._parked: list[dict[int, SimRequest]] = [{} for _ in range(num_slots)]
+
+    def become(self, life: Life) -> None:
+        """Change ``life``, and what follows from it."""
+        self.life = life
+        self.up = life is Life.UP or life is Life.DRAINING
+        self.admits = life is Life.UP
 
     @property
     def pool(self) -> PagedPool:
@@ -79,6 +89,10 @@ class SimInstance:
     def num_decoding(self, slot: int) -> int:
         """Requests decoding in a slot."""
         return len(self._decoding[slot])
+
+    def held_tokens(self, request: SimRequest) -> int:
+        """Tokens of a request whose KV is here by now, with all steps that have ended."""
+        return self._held_tokens(request)
 
     @property
     def num_running(self) -> int:

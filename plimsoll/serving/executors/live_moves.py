@@ -96,8 +96,8 @@ class LiveMoves:
             raise PolicyError(f"{move}: the instances have blocks of different sizes")
         if target.inst.role == "prefill":
             raise PolicyError(f"{move}: the target only runs prompts")
-        if not target.inst.up:
-            return f"instance {move.target} is down"
+        if not target.inst.admits:
+            return f"instance {move.target} is {target.inst.life}"
         if request.phase is Phase.WAITING and not request.has_blocks:
             source.detach(request)
             source.alive.pop(request.id)
@@ -147,7 +147,7 @@ class LiveMoves:
                 live.copy = copy
                 self._send(live, now_s)
         if why:
-            self._drop(live)
+            self._drop(live, now_s)
         return why
 
     def _stopped(self, live: LiveMove, now_s: float) -> None:
@@ -163,7 +163,7 @@ class LiveMoves:
             if not self._keep(live, request.computed):
                 why = self._full(live)
         if why:
-            self._drop(live)
+            self._drop(live, now_s)
             if request.phase is Phase.MOVING:
                 source.land(request)
             self._failed(live.move, why)
@@ -190,7 +190,7 @@ class LiveMoves:
         live = self._moves.get(request.id)
         if live is None:
             return False
-        self._drop(live)
+        self._drop(live, now_s)
         self._failed(live.move, "the request was cancelled")
         if live.hold is None:
             return False
@@ -206,7 +206,7 @@ class LiveMoves:
         for live in list(self._moves.values()):
             if index not in (live.move.source, live.move.target):
                 continue
-            self._drop(live)
+            self._drop(live, now_s, wake=index != live.move.target)
             lost.append(live.move)
             if live.hold is not None:
                 source = self._engines[live.move.source]
@@ -247,6 +247,10 @@ class LiveMoves:
         pool = self._engines[live.move.target].inst.pool
         return f"instance {live.move.target} has {pool.free} free blocks"
 
-    def _drop(self, live: LiveMove) -> None:
+    def _drop(self, live: LiveMove, now_s: float, *, wake: bool = True) -> None:
+        """Give the target's blocks back; what waits there may have waited for them."""
         del self._moves[live.request.id]
-        self._engines[live.move.target].inst.pool.release(live.landing)
+        target = self._engines[live.move.target]
+        target.inst.pool.release(live.landing)
+        if wake:
+            target.wake(now_s)

@@ -28,7 +28,7 @@ from plimsoll.serving.executors.recorder import CANCELLED, Recorder
 from plimsoll.serving.executors.requests import SimRequest
 from plimsoll.serving.executors.transfers import Transfers
 from plimsoll.serving.executors.view import RunView
-from plimsoll.serving.policy import Arrive, ClusterPolicy, Tick
+from plimsoll.serving.policy import Arrive, ClusterPolicy, Life, Tick
 from plimsoll.spec.errors import SpecError
 from plimsoll.spec.record import RunRecord
 from plimsoll.spec.workload import Workload
@@ -120,6 +120,8 @@ class SimulatedExecutor:
             "refused": refused,
             "rejected": run.reasons,
         }
+        if run.lives.changed:
+            totals["up_spans"] = run.lives.spans(run.end_s)
         return run.recorder.build({**totals, **(meta or {})})
 
 
@@ -196,6 +198,22 @@ class _Run(Coordinator):
 
     def _gone(self, request: SimRequest, now_s: float) -> None:
         self._intake.ended(request.id, now_s)
+
+    def _start(self, index: int) -> None:
+        start_s = self._specs[index].start_s
+        self._push(self.now_s + start_s, OUTSIDE, self._started, (index, self.lives.starts[index]))
+
+    def _started(self, index: int, start: int) -> object:
+        starting = self.engines[index].inst.life is Life.STARTING
+        if not starting or self.lives.starts[index] != start:
+            return NOTHING  # it was called off
+        if not self._requests and self._intake.next_s == float("inf"):
+            return NOTHING  # nothing is left to serve
+        self._bring_up(index)
+        return None
+
+    def _halted(self, index: int) -> None:
+        """A simulated instance leaves nothing behind."""
 
     def go(self, until_s: float, stop: Callable[[float, int], bool] | None) -> None:
         """Process events in order of time."""

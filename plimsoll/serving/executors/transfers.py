@@ -52,8 +52,8 @@ class Transfers:
         target = self._engines[move.target]
         pool = target.inst.pool
         tokens = request.computed
-        if not target.inst.up:
-            return f"instance {move.target} is down"
+        if not target.inst.admits:
+            return f"instance {move.target} is {target.inst.life}"
         if -(-(tokens + 1) // pool.block_tokens) + pool.per_request > pool.free:
             return f"instance {move.target} has {pool.free} free blocks"
         source = self._engines[move.source]
@@ -143,6 +143,8 @@ class Transfers:
             source.inst.outstanding_tokens += request.pending
             if index == move.target:
                 refused.append(move)
+            else:
+                self._engines[move.target].wake(now_s)  # what waits there may lack the blocks
         return refused
 
     def holds(self, index: int) -> Iterable[Any]:

@@ -78,7 +78,7 @@ class DisaggPolicy:
         moves: list[Action] = []
         if not queue:
             return moves
-        sides = [inst for inst in view.instances if inst.up and inst.role != "prefill"]
+        sides = [inst for inst in view.instances if inst.admits and inst.role != "prefill"]
         taken = {inst.id: 0 for inst in sides}
         while queue and sides:
             request_id, source = queue[0]

@@ -6,9 +6,10 @@ freest instance, all that waits counted. For moves only the first waiting reques
 it had its memory: that turns making room for it into a matter of balance. At every tick the least
 free instances below ``low_steps`` are paired with the freest above ``high_steps``, and the
 shortest request of low priority moves live, one at a time a pair, until a mark is crossed.
-High-priority requests keep ``headroom_tokens`` free beside them.
-Left out: starting and stopping instances; moves between pipelines, and between instances whose
-blocks differ in size, which are only dispatched to.
+High-priority requests keep ``headroom_tokens`` free beside them. A draining instance is as if it
+held a request that wants infinite memory, so that everything leaves it.
+Left out: starting and stopping instances (``routers.autoscaled``); moves between pipelines, and
+between instances whose blocks differ in size, which are only dispatched to.
 Source: arXiv 2406.03243; marks and tick by its public code's defaults and figures.
 """
 
@@ -41,8 +42,11 @@ __all__ = ["FreenessPolicy", "freeness"]
 def freeness(inst: InstView, *, headroom_tokens: int = 0, num_waiting: int | None = None) -> float:
     """Decode steps until the KV memory of an instance is full; infinite where nothing runs.
 
-    ``num_waiting`` of the waiting requests count, from the front; None: all.
+    ``num_waiting`` of the waiting requests count, from the front; None: all. Of a draining
+    instance it is minus infinity.
     """
+    if not inst.admits:
+        return -math.inf
     pool = inst.pool
     block = pool.block_tokens
     waiting = list(islice(inst.waiting, num_waiting))
@@ -130,12 +134,26 @@ class FreenessPolicy:
         steps.sort(key=lambda entry: entry[:2])
         short = [e for e in steps if e[0] < self.low_steps and e[1] not in busy]
         roomy = [e for e in reversed(steps) if e[0] > self.high_steps and e[1] not in busy]
-        found: list[Action] = []
+        found: list[Action] = self._leaving(view, moving)
         for (before, source_id, source), (_, target_id, target) in zip(short, roomy, strict=False):
             request = self._pick(source, target, before)
             if request is not None:
                 moving[request.id] = (source_id, target_id)
                 found.append(Move(request.id, source_id, target_id, "live"))
+        return found
+
+    def _leaving(self, view: View, moving: dict[int, tuple[int, int]]) -> list[Action]:
+        """The first request that waits on each draining instance goes at once: it has no KV."""
+        found: list[Action] = []
+        homes = [i for i in view.instances if i.admits and i.role == "both" and i.num_slots == 1]
+        for inst in view.instances:
+            if not inst.up or inst.admits or inst.role != "both" or inst.num_slots > 1 or not homes:
+                continue
+            request = next((r for r in inst.waiting if not r.computed and r.id not in moving), None)
+            target = self._freest(view, homes, -1)
+            if request is not None and target.pool.block_tokens == inst.pool.block_tokens:
+                moving[request.id] = (inst.id, target.id)
+                found.append(Move(request.id, inst.id, target.id, "live"))
         return found
 
     def _pick(self, source: InstView, target: InstView, before: float) -> ReqView | None:
@@ -153,6 +171,6 @@ class FreenessPolicy:
         if best is None:
             return None
         block = target.pool.block_tokens
-        room = (target.pool.free - best.computed // block - 1) * block
+        room = (target.pool.free - source.held_tokens(best) // block - 1) * block
         after = room / (target.num_running + len(target.waiting) + 1)
         return best if after > max(before, self.low_steps) else None

@@ -1,6 +1,6 @@
 """What every router does: find the requests an event leaves without a place, and place them.
 
-While no instance is up, requests are kept in ``view.mem`` and placed when one joins.
+While no instance takes any, requests are kept in ``view.mem`` and placed when one joins.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ from plimsoll.serving.policy import Action, Admit, Arrive, Event, InstView, Join
 __all__ = ["EVENTS", "Pick", "place"]
 
 Pick = Callable[[View, Sequence[InstView], int], InstView]
-"""(view, instances that take prompts and are up, request id) -> the one to use."""
+"""(view, instances that take prompts, request id) -> the one to use."""
 
 EVENTS: frozenset[type] = frozenset({Arrive, Leave, Join})
 
@@ -28,7 +28,7 @@ def place(view: View, event: Event, pick: Pick) -> Sequence[Action]:
     homeless = view.mem.get("homeless")
     if isinstance(homeless, list) and homeless:
         requests = [*filter(view.has, homeless), *requests]
-    up = [inst for inst in view.instances if inst.up and inst.role != "decode"]
+    up = [inst for inst in view.instances if inst.admits and inst.role != "decode"]
     if not up:
         view.mem["homeless"] = list(requests)
         return ()

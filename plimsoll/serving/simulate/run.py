@@ -8,7 +8,7 @@ Source of the parts: docs/concepts/simulator.md.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from plimsoll import __version__
 from plimsoll.cost.clock import StepClock
@@ -22,7 +22,7 @@ from plimsoll.serving.conflicts import check_policies
 from plimsoll.serving.executors.simulated import Fault, InstanceSpec, SimulatedExecutor
 from plimsoll.serving.policies import POLICIES
 from plimsoll.serving.policy import ClusterPolicy, StepPolicy
-from plimsoll.serving.routers import ROUTERS
+from plimsoll.serving.routers import ROUTERS, AutoscaledPolicy
 from plimsoll.serving.simulate.placement import Seat, seats
 from plimsoll.spec.errors import InfeasibleError, UnsupportedError
 from plimsoll.spec.hardware import Fleet
@@ -35,6 +35,7 @@ from plimsoll.spec.plan import (
     Pool,
     PrefillFirst,
     RouterConfig,
+    Scaling,
     ServingPlan,
     SplitFuse,
 )
@@ -42,7 +43,15 @@ from plimsoll.spec.record import RunRecord
 from plimsoll.spec.units import format_bytes
 from plimsoll.spec.workload import Workload
 
-__all__ = ["batched_tokens", "build", "policy_for", "reach_s", "router_for", "simulate_plan"]
+__all__ = [
+    "batched_tokens",
+    "build",
+    "policy_for",
+    "reach_s",
+    "router_for",
+    "scaled",
+    "simulate_plan",
+]
 
 _MOST_SPLITFUSE_TOKENS = 8192
 
@@ -71,7 +80,7 @@ def simulate_plan(
     instances, origins, transfer_s, kv_token_bytes = build(plan, model, fleet)
     executor = SimulatedExecutor(
         instances,
-        router_for(plan.router),
+        router_for(plan.router, plan.scaling),
         transfer_s=transfer_s,
         reach_s=reach_s(plan, model, fleet),
         seed=seed,
@@ -139,7 +148,7 @@ def build(
         return here.transfer_s(tokens, there, same_node=same)
 
     origins = {clock.origin for clock in clock_of}
-    return instances, origins, transfer_s, token_bytes
+    return scaled(instances, plan), origins, transfer_s, token_bytes
 
 
 def _clock(plan: ServingPlan, model: ModelSpec, seat: Seat) -> ReplicaClock | MeasuredClock:
@@ -197,11 +206,47 @@ def batched_tokens(pool: Pool, max_model_len: int) -> int:
     return max_model_len
 
 
-def router_for(config: RouterConfig) -> ClusterPolicy:
-    """The cluster policy a plan's router describes."""
+def router_for(config: RouterConfig, scaling: Scaling | None = None) -> ClusterPolicy:
+    """The cluster policy a plan's router and scaling describe."""
     options = {k: v for k, v in asdict(config).items() if k != "kind"}
     router: ClusterPolicy = ROUTERS[config.kind](**options)
-    return router
+    if scaling is None:
+        return router
+    options = asdict(scaling)
+    for name in ("first_instances", "start_s"):  # the instances' own
+        del options[name]
+    return AutoscaledPolicy(router, **options)
+
+
+def scaled(instances: Sequence[InstanceSpec], plan: ServingPlan) -> list[InstanceSpec]:
+    """Instances of a plan, those stopped that its scaling does not start with.
+
+    Raises:
+        SpecError: more are asked for than there are, or prefill and decode are apart.
+    """
+    scaling, num = plan.scaling, len(instances)
+    if scaling is None:
+        return list(instances)
+    if isinstance(plan.router, DisaggRouter):
+        raise SpecError(
+            "plan: scaling is for pools that serve whole requests, the router is disaggregated; "
+            "leave scaling out or use another router"
+        )
+    if scaling.min_instances > num:
+        raise SpecError(
+            f"plan: scaling.min_instances {scaling.min_instances} is more than its {num} replicas, "
+            "which are the most there can be; lower it or raise replicas"
+        )
+    first = scaling.first_instances or num
+    if not scaling.min_instances <= first <= num:
+        raise SpecError(
+            f"plan: scaling.first_instances {first} is not from min_instances "
+            f"{scaling.min_instances} to the {num} replicas; 0 starts all"
+        )
+    return [
+        replace(spec, at_start=i < first, start_s=scaling.start_s)
+        for i, spec in enumerate(instances)
+    ]
 
 
 def policy_for(pool: Pool, clock: StepClock) -> StepPolicy:

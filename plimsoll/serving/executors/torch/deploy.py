@@ -25,7 +25,7 @@ from plimsoll.serving.executors.torch.worker import (
     WorkerSetup,
     make_runner,
 )
-from plimsoll.serving.simulate.run import batched_tokens, policy_for, router_for
+from plimsoll.serving.simulate.run import batched_tokens, policy_for, router_for, scaled
 from plimsoll.spec.errors import SpecError, UnsupportedError
 from plimsoll.spec.plan import Parallel, ServingPlan
 
@@ -143,7 +143,7 @@ def instance_specs(
             prefix_caching=pool.prefix_caching and not facts.has_states and budget > 0,
         )
         found += [spec] * pool.replicas
-    return found
+    return scaled(found, plan)
 
 
 def _token_bytes(facts: ModelFacts, parallel: Parallel) -> int:
@@ -244,7 +244,7 @@ def deploy(
 
     return LiveRun(
         specs,
-        router_for(plan.router),
+        router_for(plan.router, plan.scaling),
         start,
         eos_ids=facts.eos_ids,
         seed=seed,

@@ -40,10 +40,9 @@ from plimsoll.serving.kv.prefix_hash import prefix_hashes
 from plimsoll.serving.policy import (
     Arrive,
     ClusterPolicy,
-    Leave,
+    Life,
     MoveDone,
     Phase,
-    Refused,
     Tick,
 )
 from plimsoll.spec.errors import ExecutionError
@@ -118,6 +117,7 @@ class LiveRun(Coordinator):
         self._embeds: dict[int, tuple[Callable[[Sequence[float] | str], None], int]] = {}
         self._start_worker = start_worker
         self._restarts = [0] * len(specs)
+        self._generations = [0] * len(specs)
         self._stopping = self._over_for_good = False
         self.block_tokens = specs[0].block_tokens
         self.caches_prefixes = any(spec.prefix_caching for spec in specs)
@@ -147,7 +147,7 @@ class LiveRun(Coordinator):
         Raises:
             ExecutionError: a worker could not start.
         """
-        waiting = set(range(len(self.engines)))
+        waiting = {engine.inst.id for engine in self.engines if engine.inst.up}
         for i in waiting:
             self._launch_worker(i)
         until_s = time.monotonic() + timeout_s
@@ -220,6 +220,8 @@ class LiveRun(Coordinator):
             "busy_s": [self._real(i).busy_s for i in range(len(self.engines))],
             "rejected": self.reasons,
         }
+        if self.lives.changed:
+            meta["up_spans"] = self.lives.spans(self.now_s)
         return self.live_recorder.build_for(workload, meta)
 
     @property
@@ -329,13 +331,14 @@ class LiveRun(Coordinator):
             deliver, _ = self._embeds.pop(message.request, (None, 0))
             if deliver is not None:
                 deliver(message.vector)
+            self._look_for_empty()
         elif isinstance(message, Failed):
             self._worker_lost(index, message.why)
         elif isinstance(message, Ready):
             worker = self._workers[index]
             assert worker is not None
             self._real(index).restarted(worker.send)
-            self._restore(index)
+            self._bring_up(index)
 
     def _arrive(self, message: _Submit) -> None:
         text, i = message.text, message.request
@@ -390,7 +393,7 @@ class LiveRun(Coordinator):
     def _begin_embed(
         self, message: Embed, deliver: Callable[[Sequence[float] | str], None]
     ) -> None:
-        up = [e.inst.id for e in self.engines if e.inst.up]
+        up = [e.inst.id for e in self.engines if e.inst.admits]
         if not up:
             deliver(_NO_WORKER)
             return
@@ -408,10 +411,11 @@ class LiveRun(Coordinator):
     # Workers
 
     def _launch_worker(self, index: int) -> None:
-        generation = self._restarts[index]
+        self._generations[index] += 1
+        generation = self._generations[index]
 
         def answer(message: Any) -> None:
-            if self._restarts[index] == generation:
+            if self._generations[index] == generation:
                 self._inbox.put((index, message))
 
         worker = self._start_worker(index, answer)
@@ -419,42 +423,52 @@ class LiveRun(Coordinator):
         self._real(index).restarted(worker.send)
 
     def _worker_lost(self, index: int, why: str) -> None:
-        engine = self._real(index)
-        if engine.inst.up:
-            back = self._transfers.lose(index, self.now_s)
-            ran = {
-                r.id for r in engine.alive.values() if r.computed or r.phase is not Phase.WAITING
-            }
-            lost = engine.lose(self.now_s)
-            for request in lost:
-                if request.id in ran and request.id in self._requests:
-                    self.texts[request.id].error = _WORKER_LOST
-                    self._end_unplaced(request, FAILED)
-            left = tuple(r.id for r in lost if r.id in self._requests)
-            self._restarts[index] += 1
-            self._decide(Leave(index, left))
-            for move in back:
-                if Refused in self._wants:
-                    self._decide(Refused(move, f"instance {index} was lost"))
+        inst = self.engines[index].inst
+        self._restarts[index] += 1
+        again = self._restarts[index] <= _MOST_RESTARTS
+        if inst.up or not again:
+            self._lose(index)
         else:
-            self._restarts[index] += 1
-        for embed, (deliver, at) in list(self._embeds.items()):
-            if at == index:
-                del self._embeds[embed]
-                deliver(_WORKER_LOST)
-        old = self._workers[index]
-        self._workers[index] = None
-        if old is not None:
-            threading.Thread(target=old.close, daemon=True).start()
-        if self._restarts[index] <= _MOST_RESTARTS:
+            self._halted(index)
+        if again and inst.life is not Life.STOPPED and self._workers[index] is None:
             self._launch_worker(index)
         elif self._all_lost():
             self._end_all(f"{_NO_WORKER} ({why})")
 
+    def _lost_requests(self, index: int) -> list[SimRequest]:
+        """What ran on a worker that is gone ends with an error."""
+        engine = self._real(index)
+        ran = {r.id for r in engine.alive.values() if r.computed or r.phase is not Phase.WAITING}
+        lost = engine.lose(self.now_s)
+        for request in lost:
+            if request.id in ran and request.id in self._requests:
+                self.texts[request.id].error = _WORKER_LOST
+                self._end_unplaced(request, FAILED)
+        return lost
+
+    def _halted(self, index: int) -> None:
+        for embed, (deliver, at) in list(self._embeds.items()):
+            if at == index:
+                del self._embeds[embed]
+                deliver(_WORKER_LOST)
+        old, self._workers[index] = self._workers[index], None
+        self._generations[index] += 1
+        if old is not None:
+            threading.Thread(target=old.close, daemon=True).start()
+
+    def _start(self, index: int) -> None:
+        self._restarts[index] = 0
+        self._launch_worker(index)
+
+    def _holds_anything(self, index: int) -> bool:
+        return super()._holds_anything(index) or any(at == index for _, at in self._embeds.values())
+
     def _all_lost(self) -> bool:
         """Whether no worker is there and none will be started again."""
         return all(
-            self._restarts[e.inst.id] > _MOST_RESTARTS and not e.inst.up for e in self.engines
+            e.inst.life is Life.STOPPED
+            or (self._restarts[e.inst.id] > _MOST_RESTARTS and not e.inst.up)
+            for e in self.engines
         )
 
     def _close_workers(self) -> None:

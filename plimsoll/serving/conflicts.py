@@ -22,6 +22,7 @@ def conflicts(plan: ServingPlan) -> Iterator[str]:
     yield from _roles(plan)
     yield from _moves(plan)
     yield from _steps(plan)
+    yield from _scaling(plan)
     if plan.router.kind == "prefix-affine" and not all(pool.prefix_caching for pool in plan.pools):
         yield (
             "router prefix-affine looks for replicas that hold a prefix, and a pool keeps none; "
@@ -70,6 +71,27 @@ def _steps(plan: ServingPlan) -> Iterator[str]:
                 f"token budget {budget} is below max_num_seqs {pool.max_num_seqs}, so decodes "
                 "alone can exceed it; raise the budget or lower max_num_seqs"
             )
+
+
+def _scaling(plan: ServingPlan) -> Iterator[str]:
+    scaling, num = plan.scaling, sum(pool.replicas for pool in plan.pools)
+    if scaling is None:
+        return
+    if isinstance(plan.router, DisaggRouter):
+        yield (
+            "scaling is for pools that serve whole requests, the router is disaggregated; leave "
+            "scaling out or use another router"
+        )
+    if scaling.min_instances > num:
+        yield (
+            f"scaling.min_instances {scaling.min_instances} is more than its {num} replicas, which "
+            "are the most there can be; lower it or raise replicas"
+        )
+    elif not scaling.min_instances <= (scaling.first_instances or num) <= num:
+        yield (
+            f"scaling.first_instances {scaling.first_instances} is not from min_instances "
+            f"{scaling.min_instances} to the {num} replicas; 0 starts all"
+        )
 
 
 def check_policies(plan: ServingPlan) -> None:

@@ -219,30 +219,11 @@ def router_for(config: RouterConfig, scaling: Scaling | None = None) -> ClusterP
 
 
 def scaled(instances: Sequence[InstanceSpec], plan: ServingPlan) -> list[InstanceSpec]:
-    """Instances of a plan, those stopped that its scaling does not start with.
-
-    Raises:
-        SpecError: more are asked for than there are, or prefill and decode are apart.
-    """
-    scaling, num = plan.scaling, len(instances)
+    """Instances of a plan, those stopped that its scaling does not start with."""
+    scaling = plan.scaling
     if scaling is None:
         return list(instances)
-    if isinstance(plan.router, DisaggRouter):
-        raise SpecError(
-            "plan: scaling is for pools that serve whole requests, the router is disaggregated; "
-            "leave scaling out or use another router"
-        )
-    if scaling.min_instances > num:
-        raise SpecError(
-            f"plan: scaling.min_instances {scaling.min_instances} is more than its {num} replicas, "
-            "which are the most there can be; lower it or raise replicas"
-        )
-    first = scaling.first_instances or num
-    if not scaling.min_instances <= first <= num:
-        raise SpecError(
-            f"plan: scaling.first_instances {first} is not from min_instances "
-            f"{scaling.min_instances} to the {num} replicas; 0 starts all"
-        )
+    first = scaling.first_instances or len(instances)
     return [
         replace(spec, at_start=i < first, start_s=scaling.start_s)
         for i, spec in enumerate(instances)

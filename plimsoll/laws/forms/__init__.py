@@ -1,0 +1,27 @@
+"""The published forms, each with its parameters, bounds, gradient, limits and source."""
+
+from plimsoll.laws.forms.chinchilla import Chinchilla, ChinchillaQ
+from plimsoll.laws.forms.contract import Coordinate, Floats, Inputs, LossForm
+from plimsoll.laws.forms.farseer import Farseer
+from plimsoll.laws.forms.kaplan import Kaplan
+from plimsoll.laws.forms.parscale import ParScale, PowerStreams
+
+__all__ = [
+    "FORMS",
+    "Chinchilla",
+    "ChinchillaQ",
+    "Coordinate",
+    "Farseer",
+    "Floats",
+    "Inputs",
+    "Kaplan",
+    "LossForm",
+    "ParScale",
+    "PowerStreams",
+]
+
+FORMS: dict[str, LossForm] = {
+    form.name: form
+    for form in (Chinchilla(), ChinchillaQ(), Kaplan(), Farseer(), ParScale(), PowerStreams())
+}
+"""By name, as ``plimsoll laws fit --form`` has them."""

@@ -1,0 +1,84 @@
+"""What a fit says of a run that was not made, and how far to trust it.
+
+The interval adds, in ln loss, what resampled fits disagree about and what points scatter around
+the fit. Outside the box of the fit the spread is multiplied by 1 + the number of factors of e by
+which the inputs leave it: not a theorem but a warning with a size, and it is said.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from plimsoll.laws.fit import Fit
+from plimsoll.spec.errors import SpecError
+
+__all__ = ["Prediction", "predict"]
+
+_Z = {0.5: 0.674, 0.8: 1.282, 0.9: 1.645, 0.95: 1.960}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """``loss`` with its interval, in the fit's unit. ``outside``: by input, how many times beyond
+    the box (below it, less than 1)."""
+
+    inputs: dict[str, float]
+    loss: float
+    low: float
+    high: float
+    level: float
+    unit: str
+    outside: dict[str, float]
+
+    @property
+    def warning(self) -> str:
+        """In words, "" inside the box."""
+        if not self.outside:
+            return ""
+        parts = [
+            f"{name} is {factor:.3g} times {'above' if factor > 1 else 'of'} the fit's range"
+            for name, factor in self.outside.items()
+        ]
+        return f"extrapolated: {' and '.join(parts)}; the interval is widened for it"
+
+
+def predict(found: Fit, inputs: Mapping[str, float], *, level: float = 0.9) -> Prediction:
+    """The loss at ``inputs``, with an interval if the fit has been bootstrapped.
+
+    Raises:
+        SpecError: an input is missing or not positive, or the level is not one of those known.
+    """
+    for name in found.form.inputs:
+        value = inputs.get(name)
+        if value is None or not np.isfinite(value) or value <= 0:
+            raise SpecError(
+                f"{name} is {value}; {found.form.name} needs {', '.join(found.form.inputs)}, "
+                "each above zero"
+            )
+    if level not in _Z:
+        raise SpecError(f"level {level:g}; expected one of {', '.join(map(str, _Z))}")
+    x = {name: np.array([inputs[name]]) for name in found.form.inputs}
+    middle = float(found.form.log_loss(found.theta, x)[0])
+    variance = found.rmse**2
+    if len(found.draws):
+        drawn = found.form.log_loss(found.draws, x)[:, 0]
+        variance += float(np.median((drawn - middle) ** 2)) / 0.4549
+    outside = {}
+    for name in found.form.inputs:
+        low, high = found.box[name]
+        if inputs[name] > high:
+            outside[name] = inputs[name] / high
+        elif inputs[name] < low:
+            outside[name] = inputs[name] / low
+    widened = 1 + sum(abs(float(np.log(factor))) for factor in outside.values())
+    spread = _Z[level] * float(np.sqrt(variance)) * widened
+    return Prediction(
+        inputs={name: float(inputs[name]) for name in found.form.inputs},
+        loss=float(np.exp(middle)),
+        low=float(np.exp(middle - spread)),
+        high=float(np.exp(middle + spread)),
+        level=level,
+        unit=found.unit,
+        outside=outside,
+    )

@@ -9,13 +9,14 @@ Leaves out: attention's own FLOPs, unequal prices of training and serving FLOPs 
 Sources: arXiv 2203.15556; arXiv 2401.00448 (lifetime compute).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from plimsoll.laws.fit import Fit
 from plimsoll.laws.forms.contract import Floats
+from plimsoll.laws.law import Law
 from plimsoll.spec.errors import InfeasibleError, SpecError
 
 __all__ = ["Allocation", "compute_optimal", "tokens_for"]
@@ -42,40 +43,49 @@ class Allocation:
         return self.tokens / self.params
 
 
-def tokens_for(params: Floats, flops: float, serve_tokens: float, serve_weight: float) -> Floats:
+def tokens_for(
+    params: Floats,
+    flops: float,
+    serve_tokens: float,
+    serve_weight: float | Callable[[Floats], Floats],
+) -> Floats:
     """Training tokens that the rest of the budget buys at each size; not positive if none."""
-    return (flops - serve_weight * 2 * params * serve_tokens) / (6 * params)
+    if not serve_tokens:
+        return np.asarray(flops / (6 * params))
+    weight = serve_weight(params) if callable(serve_weight) else serve_weight
+    return np.asarray((flops - weight * 2 * params * serve_tokens) / (6 * params))
 
 
 def compute_optimal(
-    found: Fit,
+    law: Law,
     flops: float,
     *,
     serve_tokens: float = 0.0,
-    serve_weight: float = 1.0,
+    serve_weight: float | Callable[[Floats], Floats] = 1.0,
     stretch: float = 10.0,
 ) -> Allocation:
     """The best split of ``flops``. ``serve_weight``: what a serving FLOP costs beside a training
-    one; ``stretch``: how far beyond the fit's box sizes and tokens may lie.
+    one, also as a function of sizes; ``stretch``: how far beyond the fit's box sizes and tokens
+    may lie.
 
     Raises:
         SpecError: a budget or a factor that cannot be, or a form without params and tokens.
         InfeasibleError: no size in the box leaves tokens in the box.
     """
-    if found.form.inputs != ("params", "tokens"):
+    if law.form.inputs != ("params", "tokens"):
         raise SpecError(
-            f"{found.form.name} has inputs {', '.join(found.form.inputs)}; compute is split "
+            f"{law.form.name} has inputs {', '.join(law.form.inputs)}; compute is split "
             "between params and tokens, fit a form of these"
         )
     for name, value, least in (
         ("flops", flops, 1.0),
         ("serve tokens", serve_tokens, 0.0),
-        ("serve weight", serve_weight, 0.0),
+        ("serve weight", 1.0 if callable(serve_weight) else serve_weight, 0.0),
         ("stretch", stretch, 1.0),
     ):
         if not (np.isfinite(value) and value >= least):
             raise SpecError(f"{name} is {value:g}; expected {least:g} or more")
-    (n_low, n_high), (d_low, d_high) = found.box["params"], found.box["tokens"]
+    (n_low, n_high), (d_low, d_high) = law.box["params"], law.box["tokens"]
     n_low, n_high = n_low / stretch, n_high * stretch
     d_low, d_high = d_low / stretch, d_high * stretch
     low, high = np.log(n_low), np.log(n_high)
@@ -94,7 +104,7 @@ def compute_optimal(
             )
         keep = np.flatnonzero(inside)
         x = {"params": sizes[keep], "tokens": tokens[keep]}
-        at = int(np.argmin(found.form.log_loss(found.theta, x)))
+        at = int(np.argmin(law.form.log_loss(law.theta, x)))
         if zoom == 0:
             edge = _edge(at, keep, sizes, n_low, n_high)
         best = float(np.log(sizes[keep[at]]))
@@ -104,7 +114,7 @@ def compute_optimal(
             break
     size = float(np.exp(best))
     token = float(tokens_for(np.array([size]), flops, serve_tokens, serve_weight)[0])
-    loss = float(found.predict({"params": np.array([size]), "tokens": np.array([token])})[0])
+    loss = float(law.predict({"params": np.array([size]), "tokens": np.array([token])})[0])
     return Allocation(
         params=size,
         tokens=token,

@@ -18,7 +18,7 @@ from plimsoll.laws.forms import FORMS
 from plimsoll.laws.forms.contract import Floats, Inputs, LossForm
 from plimsoll.laws.forms.farseer import Farseer
 from plimsoll.laws.minimise import huber, minimise, minimise_many
-from plimsoll.laws.table import LossTable
+from plimsoll.laws.table import LossTable, Unit
 from plimsoll.spec.errors import InfeasibleError, SpecError, suggest
 
 __all__ = ["Fit", "bootstrap", "fit", "form_of"]
@@ -60,7 +60,7 @@ class Fit:
         return self.form.named(self.theta)
 
     @property
-    def unit(self) -> str:
+    def unit(self) -> Unit:
         """Of the loss."""
         return self.table.unit
 

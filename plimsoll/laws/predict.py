@@ -1,8 +1,9 @@
 """What a fit says of a run that was not made, and how far to trust it.
 
 The interval adds, in ln loss, what resampled fits disagree about and what points scatter around
-the fit. Outside the box of the fit the spread is multiplied by 1 + the number of factors of e by
-which the inputs leave it: not a theorem but a warning with a size, and it is said.
+the fit; a law without its points has none (nan). Outside the box of the fit the spread is
+multiplied by 1 + the number of factors of e by which the inputs leave it: not a theorem but a
+warning with a size, and it is said.
 """
 
 from collections.abc import Mapping
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from plimsoll.laws.fit import Fit
+from plimsoll.laws.law import Law
 from plimsoll.spec.errors import SpecError
 
 __all__ = ["Prediction", "predict"]
@@ -43,30 +44,30 @@ class Prediction:
         return f"extrapolated: {' and '.join(parts)}; the interval is widened for it"
 
 
-def predict(found: Fit, inputs: Mapping[str, float], *, level: float = 0.9) -> Prediction:
-    """The loss at ``inputs``, with an interval if the fit has been bootstrapped.
+def predict(law: Law, inputs: Mapping[str, float], *, level: float = 0.9) -> Prediction:
+    """The loss at ``inputs``, with an interval unless the law came without its points.
 
     Raises:
         SpecError: an input is missing or not positive, or the level is not one of those known.
     """
-    for name in found.form.inputs:
+    for name in law.form.inputs:
         value = inputs.get(name)
         if value is None or not np.isfinite(value) or value <= 0:
             raise SpecError(
-                f"{name} is {value}; {found.form.name} needs {', '.join(found.form.inputs)}, "
+                f"{name} is {value}; {law.form.name} needs {', '.join(law.form.inputs)}, "
                 "each above zero"
             )
     if level not in _Z:
         raise SpecError(f"level {level:g}; expected one of {', '.join(map(str, _Z))}")
-    x = {name: np.array([inputs[name]]) for name in found.form.inputs}
-    middle = float(found.form.log_loss(found.theta, x)[0])
-    variance = found.rmse**2
-    if len(found.draws):
-        drawn = found.form.log_loss(found.draws, x)[:, 0]
+    x = {name: np.array([inputs[name]]) for name in law.form.inputs}
+    middle = float(law.form.log_loss(law.theta, x)[0])
+    variance = float("nan") if law.rmse is None else law.rmse**2
+    if len(law.draws):
+        drawn = law.form.log_loss(law.draws, x)[:, 0]
         variance += float(np.median((drawn - middle) ** 2)) / 0.4549
     outside = {}
-    for name in found.form.inputs:
-        low, high = found.box[name]
+    for name in law.form.inputs:
+        low, high = law.box[name]
         if inputs[name] > high:
             outside[name] = inputs[name] / high
         elif inputs[name] < low:
@@ -74,11 +75,11 @@ def predict(found: Fit, inputs: Mapping[str, float], *, level: float = 0.9) -> P
     widened = 1 + sum(abs(float(np.log(factor))) for factor in outside.values())
     spread = _Z[level] * float(np.sqrt(variance)) * widened
     return Prediction(
-        inputs={name: float(inputs[name]) for name in found.form.inputs},
+        inputs={name: float(inputs[name]) for name in law.form.inputs},
         loss=float(np.exp(middle)),
         low=float(np.exp(middle - spread)),
         high=float(np.exp(middle + spread)),
         level=level,
-        unit=found.unit,
+        unit=law.unit,
         outside=outside,
     )

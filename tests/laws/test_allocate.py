@@ -9,17 +9,22 @@ from plimsoll.laws.allocate import compute_optimal
 from plimsoll.laws.fit import bootstrap, fit
 from plimsoll.laws.forms import Chinchilla, Farseer, ParScale
 from plimsoll.laws.forms.farseer import FARSEER_PUBLISHED
+from plimsoll.laws.law import PUBLISHED, law_of, law_of_fit, saved
 from plimsoll.laws.predict import predict
+from plimsoll.laws.serving_price import llama_of, serving_point, serving_weights
 from plimsoll.laws.table import LossTable
 from plimsoll.spec.errors import InfeasibleError, SpecError
+from plimsoll.spec.fleet import parse_fleet
+from plimsoll.spec.io import write
+from plimsoll.spec.parameters import active_parameters
 from tests.laws.test_fit import surface
 
 NAMED = {"E": 1.7, "A": 400.0, "B": 410.0, "alpha": 0.34, "beta": 0.28}
 SIZES, TOKENS = 1e7 * 4.0 ** np.arange(7), 1e9 * 4.0 ** np.arange(7)
 
 
-def known(named=NAMED, noise=0.0):
-    return fit(Chinchilla(), surface(Chinchilla(), named, SIZES, TOKENS, noise=noise))
+def known(named=NAMED):
+    return law_of_fit(fit(Chinchilla(), surface(Chinchilla(), named, SIZES, TOKENS)))
 
 
 @settings(max_examples=15, deadline=None)
@@ -61,7 +66,7 @@ def test_where_a_form_has_no_optimum_the_answer_stands_at_the_edge_and_says_so()
     """Farseer's published constants keep falling with size from 1e23 on."""
     form = Farseer()
     sizes, tokens = 2e8 * 2 ** (np.arange(12) / 2), 1e9 * 2 ** (np.arange(18) / 2)
-    law = fit(form, surface(form, FARSEER_PUBLISHED, sizes, tokens))
+    law = law_of_fit(fit(form, surface(form, FARSEER_PUBLISHED, sizes, tokens)))
     inside = compute_optimal(law, 1e21, stretch=1)
     assert not inside.edge
     beyond = compute_optimal(law, 3e24, stretch=1e4)
@@ -82,13 +87,14 @@ def test_budgets_that_cannot_be_are_one_sentence():
     loss = np.exp(
         form.log_loss(form.coordinates_of({"E": 0.7, "A": 0.2, "alpha": 0.2, "k": 0.4}), x)
     )
-    streams = fit(form, LossTable(name="streams", columns=x, loss=loss))
+    streams = law_of_fit(fit(form, LossTable(name="streams", columns=x, loss=loss)))
     with pytest.raises(SpecError, match="has inputs params, streams"):
         compute_optimal(streams, 1e21)
 
 
 def test_outside_the_box_the_interval_widens_and_says_so():
-    law = bootstrap(known(noise=0.002), draws=50)
+    points = surface(Chinchilla(), NAMED, SIZES, TOKENS, noise=0.002)
+    law = law_of_fit(bootstrap(fit(Chinchilla(), points), draws=50))
     inside = predict(law, {"params": 1e9, "tokens": 1e11})
     beyond = predict(law, {"params": 1e9, "tokens": 1e14})
     assert inside.low < inside.loss < inside.high and not inside.warning
@@ -99,3 +105,48 @@ def test_outside_the_box_the_interval_widens_and_says_so():
     assert tight.high - tight.low < loose.high - loose.low
     with pytest.raises(SpecError, match="tokens is None"):
         predict(law, {"params": 1e9})
+
+
+def test_a_law_is_the_same_from_its_file(tmp_path):
+    points = surface(Chinchilla(), NAMED, SIZES, TOKENS, noise=0.002)
+    law = law_of_fit(bootstrap(fit(Chinchilla(), points), draws=20))
+    path = tmp_path / "law.yaml"
+    write(saved(law), path)
+    again = law_of(str(path))
+    inputs = {"params": 3e9, "tokens": 2e11}
+    ours, theirs = predict(law, inputs), predict(again, inputs)
+    assert (theirs.loss, theirs.low) == pytest.approx((ours.loss, ours.low), rel=1e-9)
+    assert dict(again.box) == dict(law.box)
+
+
+def test_bad_laws_are_one_sentence(tmp_path):
+    with pytest.raises(SpecError, match="Did you mean chinchilla"):
+        law_of("chinchila")
+    path = tmp_path / "law.yaml"
+    path.write_text("kind: law\nform: chinchilla\nparameters: {E: 1.0}\nbox: {params: [1, 2]}\n")
+    with pytest.raises(SpecError, match="parameters are E"):
+        law_of(str(path))
+
+
+def test_a_published_law_has_no_interval():
+    one = predict(PUBLISHED["chinchilla"], {"params": 1e9, "tokens": 2e10})
+    assert np.isnan(one.low) and 2 < one.loss < 3.5
+
+
+@pytest.mark.parametrize("size", [1e8, 1e9, 7e9, 7e10, 4e11])
+def test_models_made_for_a_size_have_about_that_size(size):
+    model = llama_of(size)
+    head = model.hidden_size * model.vocab_size
+    assert active_parameters(model) - head == pytest.approx(size, rel=0.12)
+
+
+def test_serving_costs_depend_on_the_devices():
+    h100, l40s = (parse_fleet(text).parts[0].device for text in ("8xH100-SXM", "8xL40S"))
+    fast, slow = (serving_point(7e9, device) for device in (h100, l40s))
+    assert fast.tokens_per_device_s > slow.tokens_per_device_s
+    for point in (fast, slow):
+        assert 0 < point.mfu < 1 and point.token_s <= 0.05
+    weights = serving_weights([1e9, 7e9, 7e10], h100)
+    assert (weights > 0.5).all() and np.isfinite(weights).all()
+    with pytest.raises(InfeasibleError, match="does not decode"):
+        serving_point(2e12, l40s)

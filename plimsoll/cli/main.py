@@ -13,6 +13,7 @@ import typer
 from typer import Argument, Option
 
 from plimsoll.cli.calibrate import calibrate
+from plimsoll.cli.laws import laws_app
 from plimsoll.cli.options import (
     Figures,
     Json,
@@ -368,6 +369,7 @@ app.command()(peak)
 app.command()(validate)
 app.command()(serve)
 app.add_typer(trace_app, name="trace")
+app.add_typer(laws_app, name="laws")
 app.add_typer(tinylm_app, name="tinylm")
 
 

@@ -26,6 +26,7 @@ __all__ = [
     "range_text",
     "rate_text",
     "seconds_text",
+    "short_count_text",
     "ticks_1_2_5",
 ]
 
@@ -65,6 +66,14 @@ def _significant(value: float, count: int) -> str:
 def count_text(value: float) -> str:
     """A count with thousands separated."""
     return f"{value:,.0f}"
+
+
+def short_count_text(value: float) -> str:
+    """A count of parameters or tokens as people say it: 29.4B, 566M, 12.5k; 3 digits."""
+    for factor, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= 0.9995 * factor:
+            return f"{value / factor:.3g}{letter}"
+    return f"{value:.3g}"
 
 
 def gpus_text(count: int) -> str:

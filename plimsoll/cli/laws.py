@@ -46,7 +46,7 @@ def fit(
     import sys
     from dataclasses import replace
 
-    from plimsoll.api.laws import fit_law, read_runs
+    from plimsoll.api.laws_fit import fit_law, read_runs
     from plimsoll.cli.output import check_writable, emit
 
     check_writable(out)
@@ -64,7 +64,7 @@ def compare(
     json: Json = False,
 ) -> None:
     """All forms on the same held-out runs."""
-    from plimsoll.api.laws import compare_laws, read_runs
+    from plimsoll.api.laws_fit import compare_laws, read_runs
     from plimsoll.cli.output import emit
 
     emit(compare_laws(read_runs(runs, columns, loss, unit), seed=seed), json=json, html=None)
@@ -80,7 +80,7 @@ def predict(
     json: Json = False,
 ) -> None:
     """The loss of a run that was not made."""
-    from plimsoll.api.laws import predict_loss, tokens_of
+    from plimsoll.api.laws_budget import predict_loss, tokens_of
     from plimsoll.cli.output import emit
 
     given = {"params": params, "tokens": tokens, "streams": streams}
@@ -98,8 +98,8 @@ def allocate(
     json: Json = False,
 ) -> None:
     """The size and the tokens of least loss for a budget."""
-    from plimsoll.api.laws import allocate as split
-    from plimsoll.api.laws import tokens_of
+    from plimsoll.api.laws_budget import allocate as split
+    from plimsoll.api.laws_budget import tokens_of
     from plimsoll.cli.output import emit
 
     answer = split(

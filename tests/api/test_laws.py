@@ -5,15 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from plimsoll.api.laws import (
-    allocate,
-    compare_laws,
-    fit_law,
-    list_laws,
-    parse_columns,
-    predict_loss,
-    read_runs,
-)
+from plimsoll.api.laws import list_laws
+from plimsoll.api.laws_budget import allocate, predict_loss
+from plimsoll.api.laws_fit import compare_laws, fit_law, parse_columns, read_runs
 from plimsoll.laws.forms import Chinchilla
 from plimsoll.laws.law import law_of
 from plimsoll.spec.errors import InfeasibleError, SpecError

@@ -1,0 +1,240 @@
+"""What a law says: the loss of a run, the split of a budget."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from plimsoll.api.commands import command
+from plimsoll.api.laws import law_data
+from plimsoll.laws.allocate import Allocation, compute_optimal
+from plimsoll.laws.law import Law, law_of
+from plimsoll.laws.predict import Prediction, predict
+from plimsoll.laws.serving_price import serving_weights
+from plimsoll.report.document import KeyNumber, Report, Table
+from plimsoll.report.wording import short_count_text
+from plimsoll.spec.fleet import parse_fleet
+from plimsoll.spec.origin import Number, Origin
+from plimsoll.spec.units import parse_count
+
+__all__ = ["AllocateAnswer", "PredictAnswer", "allocate", "predict_loss", "tokens_of"]
+
+
+_NODES = 25
+
+
+def tokens_of(text: str, where: str) -> float:
+    """``2e12tokens`` or ``2T`` as a count."""
+    return float(parse_count(text.removesuffix("tokens").strip(), where=where))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PredictAnswer:
+    """A predicted loss."""
+
+    law: Law
+    found: Prediction
+
+    def report(self) -> Report:
+        """See ``Answer``."""
+        one = self.found
+        inputs = ", ".join(
+            f"{name} {short_count_text(value)}" for name, value in one.inputs.items()
+        )
+        known = np.isfinite(one.low)
+        interval = f"{one.low:.4g} to {one.high:.4g} with {one.level:.0%}" if known else "unknown"
+        origin = Origin.EXTRAPOLATED if one.outside else Origin.MODELED
+        return Report(
+            title=f"Loss {one.loss:.4g} {one.unit} at {inputs}",
+            subtitle=f"{self.law.form.formula}; {self.law.source}",
+            command=command("laws", "predict", "--law", self.law.name),
+            key_numbers=(
+                KeyNumber(
+                    name="Loss",
+                    number=Number(value=one.loss, unit=one.unit, origin=origin),
+                    note=f"interval {interval}",
+                ),
+            ),
+            notes=tuple(
+                note
+                for note in (
+                    one.warning,
+                    "" if known else "the law was published without its points: no interval",
+                )
+                if note
+            ),
+            next_command=command("laws", "allocate", "--flops", "1e22", "--law", self.law.name),
+        )
+
+    def data(self) -> dict[str, Any]:
+        """See ``Answer``."""
+        one = self.found
+        known = bool(np.isfinite(one.low))
+        return {
+            "format_version": 1,
+            "law": law_data(self.law),
+            "inputs": one.inputs,
+            "loss": one.loss,
+            "low": one.low if known else None,
+            "high": one.high if known else None,
+            "level": one.level,
+            "outside": one.outside,
+            "warning": one.warning,
+        }
+
+
+def predict_loss(law: str, inputs: Mapping[str, float], *, level: float = 0.9) -> PredictAnswer:
+    """The loss of a run that was not made."""
+    found = law_of(law)
+    return PredictAnswer(law=found, found=predict(found, inputs, level=level))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AllocateAnswer:
+    """A split budget. ``alone``: the same without the serving load, None if there is none."""
+
+    law: Law
+    found: Allocation
+    alone: Allocation | None
+    serve_tokens: float
+    on: str
+    weight: float
+    stretch: float
+
+    def report(self) -> Report:
+        """See ``Answer``."""
+        one, alone = self.found, self.alone
+        at = predict(self.law, {"params": one.params, "tokens": one.tokens})
+        origin = Origin.EXTRAPOLATED if at.outside else Origin.MODELED
+        rows = [("in all", one)] if alone is None else [("with serving", one), ("training", alone)]
+        table = Table(
+            title="Size and tokens of least loss",
+            columns=("", "params", "tokens", "tokens/param", "loss", "training FLOPs"),
+            rows=tuple(
+                (
+                    name if alone is not None else "",
+                    short_count_text(row.params),
+                    short_count_text(row.tokens),
+                    f"{row.tokens_per_param:.3g}",
+                    f"{row.loss:.4g}",
+                    f"{6 * row.params * row.tokens:.3g}",
+                )
+                for name, row in rows
+            ),
+            notes=("training alone: the whole budget for training",) if alone is not None else (),
+        )
+        notes = [at.warning] if at.warning else []
+        if one.edge:
+            notes.append(
+                f"no minimum inside: the answer stands at {one.edge}; do not read it as an optimum"
+            )
+        if self.serve_tokens and self.on:
+            notes.append(
+                f"a serving FLOP on {self.on} costs {self.weight:.2f} training FLOPs at this size"
+            )
+        elif self.serve_tokens:
+            notes.append("a serving FLOP costs as much as one of training; name devices with --on")
+        interval = (
+            f"{at.low:.4g} to {at.high:.4g} with 90 %" if np.isfinite(at.low) else "not known"
+        )
+        words = ["laws", "allocate", "--flops", f"{one.flops:.6g}", "--law", self.law.name]
+        words += ["--serve", f"{self.serve_tokens:.6g}"] if self.serve_tokens else []
+        words += ["--on", self.on] if self.on else []
+        return Report(
+            title=f"{short_count_text(one.params)} parameters on "
+            f"{short_count_text(one.tokens)} tokens",
+            subtitle=f"{one.flops:.3g} FLOPs by {self.law.form.formula}; {self.law.source}",
+            command=command(*words),
+            key_numbers=(
+                KeyNumber(
+                    name="Loss",
+                    number=Number(value=one.loss, unit=self.law.unit, origin=origin),
+                    note=f"interval {interval}",
+                ),
+            ),
+            tables=(table,),
+            assumptions=(
+                "training costs 6 FLOPs a parameter and token, serving 2",
+                f"sizes and tokens up to {self.stretch:g} times beyond the fit's range",
+            ),
+            notes=tuple(notes),
+            next_command=command(
+                "laws",
+                "predict",
+                "--law",
+                self.law.name,
+                "--params",
+                f"{one.params:.3g}",
+                "--tokens",
+                f"{one.tokens:.3g}",
+            ),
+        )
+
+    def data(self) -> dict[str, Any]:
+        """See ``Answer``."""
+
+        def plain_of(one: Allocation) -> dict[str, Any]:
+            return {
+                "params": one.params,
+                "tokens": one.tokens,
+                "loss": one.loss,
+                "flops": one.flops,
+                "serve_flops": one.serve_flops,
+                "edge": one.edge,
+            }
+
+        return {
+            "format_version": 1,
+            "law": law_data(self.law),
+            "chosen": plain_of(self.found),
+            "training_alone": None if self.alone is None else plain_of(self.alone),
+            "serve_tokens": self.serve_tokens,
+            "serve_weight": self.weight,
+            "on": self.on,
+        }
+
+
+def allocate(
+    law: str,
+    flops: float,
+    *,
+    serve_tokens: float = 0.0,
+    on: str = "",
+    stretch: float = 10.0,
+) -> AllocateAnswer:
+    """Split a budget; with ``on``, serving costs what it costs on those devices.
+
+    Raises:
+        SpecError: an unknown law or device, numbers that cannot be.
+        InfeasibleError: nothing in reach of the law.
+    """
+    found = law_of(law)
+    weight = 1.0
+    alone = None
+    if serve_tokens and on:
+        device = parse_fleet(on).parts[0].device
+        low, high = found.box.get("params", (1e6, 1e12))
+        sizes = np.geomspace(low / stretch, high * stretch, _NODES)
+        weights = serving_weights(sizes, device)
+        best = compute_optimal(
+            found,
+            flops,
+            serve_tokens=serve_tokens,
+            serve_weight=lambda n: np.interp(np.log(n), np.log(sizes), weights),
+            stretch=stretch,
+        )
+        weight = float(np.interp(np.log(best.params), np.log(sizes), weights))
+    else:
+        best = compute_optimal(found, flops, serve_tokens=serve_tokens, stretch=stretch)
+    if serve_tokens:
+        alone = compute_optimal(found, flops, stretch=stretch)
+    return AllocateAnswer(
+        law=found,
+        found=best,
+        alone=alone,
+        serve_tokens=serve_tokens,
+        on=on,
+        weight=weight,
+        stretch=stretch,
+    )

@@ -39,10 +39,10 @@ def test_arrivals_have_the_rate_and_the_bursts(cv: float) -> None:
 
 
 def test_scaled_alike_the_side_with_moves_takes_fewer_instance_hours():
-    """A tenth of the catalog's traffic: fewer hours, and a better tail."""
+    """On a part of the catalog's traffic: fewer hours, and a better tail."""
     from plimsoll.serving.routers import AutoscaledPolicy
 
-    load = setting.traffic("L", 1.0, 0, num=500, cv=4.0)
+    load = setting.traffic("L", 1.0, 0, num=1500, cv=4.0)
     found = {}
     for name in ("freeness", "least-demand"):
         router = AutoscaledPolicy(setting_router(name), low_steps=300, high_steps=1200)

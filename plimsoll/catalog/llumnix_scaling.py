@@ -4,8 +4,8 @@ Both sides scale by the same rule (``serving/routers/autoscaled.py``: cluster fr
 for 10 s, then 10 s of rest, a start takes 20 s) from one to sixteen instances, all up at first. The
 rival dispatches by least demand and moves nothing, so a draining instance waits for its last
 request; its marks are the cheapest of a list with which its P99 first token is at most 1.1 times
-ours, else all sixteen stay up. Instance-hours count starts and drains. Traffic is stationary with bursts, so a fixed fleet of
-the right size, known afterwards, is shown beside it.
+ours, else all sixteen stay up. Instance-hours count starts and drains. Traffic is stationary with
+bursts, so a fixed fleet of the right size, known afterwards, is shown beside it.
 Source: arXiv 2406.03243 section 6.5 (thresholds against cost at similar P99 first token).
 """
 

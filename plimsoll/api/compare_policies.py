@@ -12,7 +12,7 @@ from plimsoll.api.load_curve import draws
 from plimsoll.api.run_folder import WorkloadSpec
 from plimsoll.api.simulate import load_plan
 from plimsoll.planning.judging import SimulatorJudge
-from plimsoll.planning.policy_ranking import Ranked, Ranking, rank
+from plimsoll.planning.policy_ranking import VISIBLE, Ranked, Ranking, rank
 from plimsoll.planning.policy_variants import chosen, variants
 from plimsoll.report.band_words import EIGHT_OF_TEN
 from plimsoll.report.document import Report, Table
@@ -29,7 +29,6 @@ from plimsoll.spec.summary import Summary
 __all__ = ["PoliciesAnswer", "against", "compare_policies", "effect", "rank_policies"]
 
 _DURATION_S = 300.0
-_VISIBLE = 0.03
 _PREEMPTIONS = 0.01
 
 
@@ -85,7 +84,7 @@ class PoliciesAnswer:
 
     def _title(self, others: Sequence[Ranked]) -> str:
         own = self.ranking.own
-        better = [one for one in others if min(against(own, one)) > 1 + _VISIBLE]
+        better = [one for one in others if min(against(own, one)) > 1 + VISIBLE]
         if not better:
             return (
                 "No other policy carries clearly more than the plan's own: "
@@ -154,7 +153,7 @@ def effect(own: Ranked, one: Ranked) -> str:
     worse: list[str] = []
     for name, read, show in _LATENCIES:
         before, after = read(own.summary), read(one.summary)
-        if before is None or after is None or abs(after - before) <= _VISIBLE * before:
+        if before is None or after is None or abs(after - before) <= VISIBLE * before:
             continue
         (worse if after > before else better).append(f"{name} {show(before)} to {show(after)}")
     parked, parked_then = own.summary.preemptions, one.summary.preemptions
@@ -162,7 +161,7 @@ def effect(own: Ranked, one: Ranked) -> str:
         changed = f"preemptions {parked:,} to {parked_then:,}"
         (worse if parked_then > parked else better).append(changed)
     hits, hits_then = own.summary.prefix_hit_fraction, one.summary.prefix_hit_fraction
-    if hits is not None and hits_then is not None and abs(hits - hits_then) > _VISIBLE:
+    if hits is not None and hits_then is not None and abs(hits - hits_then) > VISIBLE:
         (worse if hits_then < hits else better).append(
             f"prefix hits {percent_text(hits)} to {percent_text(hits_then)}"
         )

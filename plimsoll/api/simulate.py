@@ -268,8 +268,8 @@ def _usd_per_hour(
     if spans is None:
         return plan_usd_per_hour(plan, devices)
     each = [s.pool.parallel.num_devices * device_usd_per_hour(s.device) for s in placed]
-    spent = sum(each[int(i)] * (stop - begin) for i, begin, stop in spans)
-    return float(spent / record.end_s)
+    usd_s: float = sum(each[int(i)] * (stop - begin) for i, begin, stop in spans)
+    return usd_s / record.end_s
 
 
 def _simulate(run: RunSpec, traffic: Workload, faults: Sequence[Fault]) -> SimulateAnswer:

@@ -84,15 +84,21 @@ def traffic(
 
 
 def serve(
-    workload: Workload, router: ClusterPolicy, *, num_instances: int = NUM_INSTANCES
+    workload: Workload,
+    router: ClusterPolicy,
+    *,
+    num_instances: int = NUM_INSTANCES,
+    start_s: float = 0.0,
 ) -> RunRecord:
-    """The run of a workload on the instances of the setting."""
+    """The run of a workload on the instances of the setting, all up at first; one that is started
+    later takes ``start_s``."""
     spec = InstanceSpec(
         clock=CLOCK,
         policy=PrefillFirstPolicy(max_batched_tokens=8192),
         num_blocks=NUM_BLOCKS,
         block_tokens=BLOCK_TOKENS,
         prefix_caching=False,
+        start_s=start_s,
     )
     executor = SimulatedExecutor(
         [spec] * num_instances,

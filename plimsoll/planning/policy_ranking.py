@@ -1,7 +1,9 @@
 """Which policies help this plan on this traffic: goodput of each, its spread, and what it changed.
 
 Goodput is the highest rate at which the promise holds (``planning.goodput``), found for each of
-several draws of the workload; the spread is over draws. Why a policy helps or not is read off two
+several draws of the workload; the spread is over draws. Every search starts from one rate, that
+which a first search of the plan itself ended at: where a promise holds and fails in turns, where a
+search starts decides where it stops. Why a policy helps or not is read off two
 runs at one rate, that which the plan itself carries: what got better, what got worse, beyond 3 %.
 The best step policy and the best router are tried together at the end.
 Leaves out: the error of the clock, which is the same for all and hardly changes their order.
@@ -11,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
-from plimsoll.planning.goodput import sustained_rate
+from plimsoll.planning.goodput import Goodput, sustained_rate
 from plimsoll.planning.judging import Judge
 from plimsoll.planning.offered_load import at_rate
 from plimsoll.planning.policy_variants import Variant, composed
@@ -20,10 +22,11 @@ from plimsoll.spec.plan import ServingPlan
 from plimsoll.spec.summary import Summary
 from plimsoll.spec.workload import Workload
 
-__all__ = ["Ranked", "Ranking", "rank"]
+__all__ = ["VISIBLE", "Ranked", "Ranking", "rank"]
 
 _TOLERANCE = 0.03
-_VISIBLE = 0.03
+VISIBLE = 0.03
+"""A relative difference below this is not worth a word."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,25 +76,27 @@ def rank(
         InfeasibleError: the plan itself keeps its promise at no rate.
     """
 
-    def found(name: str, kind: str, option: ServingPlan, guess: float) -> Ranked:
-        rates, limit = [], ""
-        for part in parts:
-            held = sustained_rate(
-                judge,
-                option,
-                part,
-                guess_per_s=guess,
-                duration_s=duration_s,
-                tolerance=_TOLERANCE,
-                spread=1.25,
-            )
-            rates.append(held.rate_per_s)
-            limit = limit or held.limit
-            guess = held.rate_per_s or guess
-        return Ranked(name=name, kind=kind, plan=option, rates_per_s=tuple(rates), limit=limit)
+    def search(option: ServingPlan, part: Workload, start_per_s: float) -> Goodput:
+        return sustained_rate(
+            judge,
+            option,
+            part,
+            guess_per_s=start_per_s,
+            duration_s=duration_s,
+            tolerance=_TOLERANCE,
+            spread=1.25,
+        )
 
     say("the plan itself")
-    own = found("as planned", "", plan, guess_per_s)
+    start_per_s = search(plan, parts[0], guess_per_s).rate_per_s or guess_per_s
+
+    def found(name: str, kind: str, option: ServingPlan) -> Ranked:
+        held = [search(option, part, start_per_s) for part in parts]
+        rates = tuple(one.rate_per_s for one in held)
+        limit = next((one.limit for one in held if one.limit), "")
+        return Ranked(name=name, kind=kind, plan=option, rates_per_s=rates, limit=limit)
+
+    own = found("as planned", "", plan)
     if own.rate_per_s <= 0:
         raise InfeasibleError(
             f"the plan keeps its promise at no rate: it misses {own.limit}",
@@ -117,7 +122,7 @@ def rank(
             ranked.append(replace(own, name=variant.name, kind=variant.kind))
             continue
         try:
-            tries = [found(variant.name, variant.kind, p, own.rate_per_s) for p in variant.plans]
+            tries = [found(variant.name, variant.kind, p) for p in variant.plans]
         except PlimsollError as error:
             ranked.append(
                 Ranked(name=variant.name, kind=variant.kind, plan=None, why_not=str(error))
@@ -127,7 +132,7 @@ def rank(
     both = _best_of_both(plan, own, ranked)
     if both is not None:
         say(both[0])
-        ranked.append(shown(found(both[0], "both", both[1], own.rate_per_s)))
+        ranked.append(shown(found(both[0], "both", both[1])))
     ranked.sort(key=lambda one: -one.rate_per_s)
     return Ranking(
         own=own,
@@ -144,7 +149,7 @@ def _best_of_both(
     """The best step policy with the best router, where both are better than the plan."""
     best: dict[str, Ranked] = {}
     for one in ranked:
-        if one.plan is not None and one.rate_per_s > own.rate_per_s * (1 + _VISIBLE):
+        if one.plan is not None and one.rate_per_s > own.rate_per_s * (1 + VISIBLE):
             before = best.get(one.kind)
             if before is None or one.rate_per_s > before.rate_per_s:
                 best[one.kind] = one

@@ -86,6 +86,28 @@ def test_the_order_is_that_of_the_world():
     assert all(len(one.rates_per_s) == 2 for one in found.policies if one.rates_per_s)
 
 
+def test_where_a_promise_holds_and_fails_in_turns_equals_stop_at_equal_rates():
+    """Routers alike in this world: any difference would come from where a search began."""
+
+    def jagged(plan, workload):
+        smooth = judge(plan, workload)
+        rate = workload.rate_per_s
+        holds = rate < 2 or (rate < 12 and int(rate * 5) % 2 == 0)
+        return replace(smooth, holds=holds, missed="" if holds else "TTFT p99")
+
+    found = rank(
+        PLAN,
+        variants(PLAN, WORK, ("round-robin", "least-demand", "least-work", "prefill-first")),
+        (WORK, WORK, WORK),
+        judge=jagged,
+        guess_per_s=3.0,
+        duration_s=200.0,
+    )
+    rates = {one.rates_per_s for one in found.policies if one.name != "prefill-first"}
+    assert rates == {found.own.rates_per_s}
+    assert len(set(found.own.rates_per_s)) == 1, "and draws alike too"
+
+
 def test_the_best_split_is_the_one_reported():
     (apart,) = ranking(names=("disaggregated",)).policies
     assert apart.plan is not None

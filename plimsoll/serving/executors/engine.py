@@ -110,7 +110,9 @@ class Engine(Residents):
         self.wake(now_s)
 
     def held_tokens(self, request: SimRequest, now_s: float) -> int:
-        """Tokens of a decoding request whose KV has been written by now."""
+        """Tokens of a request whose KV has been written by now."""
+        if request.phase is not Phase.DECODE:
+            return request.computed
         slot = self.slots[request.slot]
         done = slot.steps_done(now_s) if slot.busy and slot.num_decodes else 0
         return request.computed + done

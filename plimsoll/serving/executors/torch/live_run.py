@@ -53,6 +53,7 @@ __all__ = ["LiveRun", "Worker"]
 
 log = logging.getLogger(__name__)
 _MOST_RESTARTS = 3
+_AWAITED = (Life.STARTING, Life.LOST)
 _WORKER_LOST = "the worker that served this request stopped; the request can be sent again"
 _STOPPING = "the server is shutting down"
 _NO_WORKER = "no worker is left to serve requests"
@@ -334,11 +335,8 @@ class LiveRun(Coordinator):
             self._look_for_empty()
         elif isinstance(message, Failed):
             self._worker_lost(index, message.why)
-        elif isinstance(message, Ready):
-            worker = self._workers[index]
-            assert worker is not None
-            self._real(index).restarted(worker.send)
-            self._bring_up(index)
+        elif isinstance(message, Ready) and self.engines[index].inst.life in _AWAITED:
+            self._bring_up(index)  # else it was called off while the answer was on its way
 
     def _arrive(self, message: _Submit) -> None:
         text, i = message.text, message.request

@@ -21,6 +21,7 @@ class SimInstance:
         "_parked",
         "_pool",
         "_prefilling",
+        "_returning",
         "clock",
         "id",
         "max_model_len",
@@ -57,6 +58,7 @@ class SimInstance:
         self._prefilling: list[dict[int, SimRequest]] = [{} for _ in range(num_slots)]
         self._decoding: list[dict[int, SimRequest]] = [{} for _ in range(num_slots)]
         self._parked: list[dict[int, SimRequest]] = [{} for _ in range(num_slots)]
+        self._returning: dict[int, SimRequest] = {}
 
     @property
     def pool(self) -> PagedPool:
@@ -75,6 +77,11 @@ class SimInstance:
     def parked(self, slot: int) -> Queue:
         """Put aside in host memory, in order of parking."""
         return self._parked[slot].values()
+
+    @property
+    def returning(self) -> Queue:
+        """On their way back from the host beside the steps, in order of resuming."""
+        return self._returning.values()
 
     def num_decoding(self, slot: int) -> int:
         """Requests decoding in a slot."""

@@ -51,7 +51,8 @@ class SimulatedExecutor:
 
     ``transfer_s(source, target, tokens)`` is the time to move KV between two instances;
     ``reach_s(prompt tokens)`` what a request takes from its arrival to the router, 0 if None.
-    ``refusal_rate`` is the chance that a move or swap is refused, for testing policies.
+    ``refusal_rate`` is the chance that a move or swap is refused, for testing policies,
+    ``copy_failure_rate`` that a copy of a swap manager fails.
     ``decisions`` collects (time, instance, slot, step or action) when ``log_decisions``.
     ``ended_keys(request)`` are the prefix keys of prompt and output together, for replaying a run
     whose engine kept outputs in its prefix cache.
@@ -67,6 +68,7 @@ class SimulatedExecutor:
         seed: int = 0,
         faults: Sequence[Fault] = (),
         refusal_rate: float = 0.0,
+        copy_failure_rate: float = 0.0,
         fast_forward: bool = True,
         log_decisions: bool = False,
         check_books: bool = False,
@@ -86,6 +88,7 @@ class SimulatedExecutor:
         self._seed = seed
         self._faults = list(faults)
         self._refusal_rate = refusal_rate
+        self._copy_failure_rate = copy_failure_rate
         self._fast_forward = fast_forward
         self._log_decisions = log_decisions
         self._check_books = check_books
@@ -107,6 +110,16 @@ class SimulatedExecutor:
         run = _Run(self, workload)
         run.go(until_s, stop)
         refused = run.num_refused + sum(len(engine.refused) for engine in run.engines)
+        swaps = [engine.swaps for engine in run.engines if engine.swaps is not None]
+        if swaps:
+            managers = [one.manager for one in swaps]
+            meta = {
+                "swap_out_blocks": sum(m.num_out_blocks for m in managers),
+                "swap_in_blocks": sum(m.num_back_blocks for m in managers),
+                "swap_out_blocks_whole": sum(m.num_whole_blocks for m in managers),
+                "swap_wait_s": sum(one.wait_s for one in swaps),
+                **(meta or {}),
+            }
         totals = {
             "seed": self._seed,
             "workload": workload.name,
@@ -140,6 +153,7 @@ class _Run(Coordinator):
             unit_tokens=workload.prefix_block_tokens,
             seed=executor._seed,
             refusal_rate=executor._refusal_rate,
+            copy_failure_rate=executor._copy_failure_rate,
             log=(lambda *row: executor.decisions.append(row)) if executor._log_decisions else None,
             name=workload.name,
         )
@@ -167,7 +181,7 @@ class _Run(Coordinator):
             on_end=self._ended,
             on_stage=self._stage_done,
             unlucky=self._unlucky if self._refusal_rate else None,
-            next_keys=next_keys if unit_tokens else None,
+            next_keys=next_keys if unit_tokens or spec.swapping is not None else None,
             log=self._log,
             fast_forward=self._executor._fast_forward,
             now=self._now,

@@ -183,9 +183,9 @@ class Coordinator(ABC):
             fails=self._copy_fails if self._copy_failure_rate else None,
         )
 
-    def _copied(self, index: int, event: int) -> object:
+    def _copied(self, index: int, event: int, *, failed: bool = False) -> object:
         engine = self.engines[index]
-        if not engine.copied(event, self.now_s):
+        if not engine.copied(event, self.now_s, failed=failed):
             return NOTHING
         engine.wake(self.now_s)
         return None

@@ -4,7 +4,7 @@ Every change of state is made here, with its blocks, its counts and its row of t
 the time that the engine says. Which requests, and when, is the engine's matter.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from plimsoll.serving.executors.instance import SimInstance
 from plimsoll.serving.executors.recorder import FAILED, FINISHED, Recorder
@@ -25,7 +25,13 @@ from plimsoll.serving.policy import (
 )
 from plimsoll.spec.errors import PolicyError
 
-__all__ = ["Residents"]
+__all__ = ["Residents", "num_common"]
+
+
+def num_common(ours: Sequence[int], theirs: Sequence[int]) -> int:
+    """How many leading elements are equal."""
+    pairs = enumerate(zip(ours, theirs, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(ours), len(theirs)))
 
 
 class Residents:
@@ -361,9 +367,9 @@ class Residents:
         assert self.swaps is not None
         unit, ours = self.swaps.key_tokens, request.prefix_keys
         theirs = self._next_keys(request.id) if self._next_keys is not None else []
-        common = next((i for i, (a, b) in enumerate(zip(ours, theirs)) if a != b), len(ours))
-        if common < len(ours) or len(theirs) < common:
-            return min(common, len(theirs)) * unit
+        common = num_common(ours, theirs)
+        if common < len(ours):
+            return common * unit
         return min(request.computed, len(theirs) * unit)
 
     def wait_for_copies(self, slot: Slot, now_s: float) -> float:

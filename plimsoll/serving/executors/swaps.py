@@ -62,8 +62,6 @@ class Swaps:
         self.ready_s = 0.0
         self.lost: list[int] = []
         """Requests whose copy failed, to be computed again."""
-        self.cut: list[int] = []
-        """Requests and sessions (below zero) whose host copies lost their end lately."""
         self.wait_s = 0.0
         """Seconds that steps waited for copies so far."""
         self._pool = pool
@@ -90,7 +88,7 @@ class Swaps:
             copy, cut = self.manager.leave(request.id, table, request.computed)
         except InfeasibleError as error:
             return str(error)
-        self.cut += cut
+        self._cut(cut)
         self._busy.update(copy.blocks)
         self._begin(copy, not self.spec.asynchronous, now_s)
         return ""
@@ -106,7 +104,7 @@ class Swaps:
         table = self._pool.tables[request.id]
         copy = self.manager.come_back(request.id, table)
         self._taken(table)  # the copy waits for them, not the step
-        sync = self.manager.is_short(len(copy.blocks), num_running)
+        sync = self.manager.had_better_wait(copy, num_running)
         if not sync:
             self._returning[request.id] = copy.event
         self._begin(copy, sync, now_s)
@@ -131,6 +129,9 @@ class Swaps:
         stall_s = max(self.ready_s - now_s, 0.0)
         self.wait_s += stall_s
         return stall_s
+
+    def _cut(self, names: Sequence[int]) -> None:
+        """Host copies of requests and sessions (below zero) lost their ends."""
 
     def copied(self, event: int, now_s: float, *, failed: bool = False) -> int | None:
         """An event fired; the request that can run again now, if one waited for it. What a failed
@@ -169,9 +170,9 @@ class Swaps:
     def adopt(self, request: SimRequest, num_tokens: int) -> int:
         """Tokens of a new request, at most ``num_tokens``, that the host has from the turn before;
         it is swapped out with them."""
-        if not self.spec.reuse or request.session_id < 0 or num_tokens < 1:
+        if not self.spec.reuse or request.session_id < 0:
             return 0
-        tokens = self.manager.adopt(request.id, request.session_id, num_tokens)
+        tokens = self.manager.adopt(request.id, request.session_id, max(num_tokens, 0))
         self._count()
         return tokens
 
@@ -182,7 +183,6 @@ class Swaps:
             found.clear()
         self._failing.clear()
         self.lost.clear()
-        self.cut.clear()
         self._pool.fresh = []
         self._count()
         self._free_s = {"out": 0.0, "back": 0.0}

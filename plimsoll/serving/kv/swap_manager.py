@@ -184,11 +184,18 @@ class SwapManager:
         found = (event for b in blocks for event in self._touching.get(b, ()))
         return tuple(dict.fromkeys(found))
 
-    def is_short(self, num_blocks: int, num_running: int) -> bool:
-        """Whether a step had better wait for so many blocks to come back."""
-        if not self.spec.asynchronous or num_running < self.spec.small_batch:
+    def had_better_wait(self, copy: Copy, num_running: int) -> bool:
+        """Whether a step with ``num_running`` requests beside it should wait for a copy back.
+
+        Never while the request's own copy out is under way: that may still fail.
+        """
+        if not self.spec.asynchronous:
             return True
-        return 0 < self._block_s * num_blocks <= self.spec.short_s
+        if any(self._flying[e].request == copy.request for e in copy.after):
+            return False
+        if num_running < self.spec.small_batch:
+            return True
+        return 0 < self._block_s * len(copy.blocks) <= self.spec.short_s
 
     def done(self, event: int, took_s: float = 0.0) -> Copy | None:
         """A copy is complete, ``took_s`` after it was asked for; None if it was given up."""

@@ -9,7 +9,7 @@ Source: arXiv 2411.18424; chunks as in 2403.02310.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -90,7 +90,8 @@ class FairSwapPolicy:
         asleep = (*waiting, *parked)
         if not running and not asleep:
             return Step()
-        queues = (len(waiting), len(parked), len(running), len(inst.returning))
+        newest = next(reversed(waiting)).id if waiting else -1
+        queues = (newest, len(waiting), len(parked), len(running), len(inst.returning))
         if state.iteration >= state.due:
             self._choose(view, inst, state, (*running, *inst.returning, *asleep))
             state.queues = ()
@@ -148,15 +149,14 @@ class FairSwapPolicy:
         state.chosen = {r.id for r in kept}
         room = inst.pool.total - sum(self._blocks(inst, r) for r in kept)
         seats = inst.max_num_seqs - len(kept)
-        ranks = state.ranks
-        for request in sorted(others, key=lambda r: (-ranks[r.id], r.arrival_s, r.id)):
-            if seats <= 0 or room <= 0:
+        ranks, chosen = state.ranks, state.chosen
+        found = [(r, self._blocks(inst, r)) for r in others if r.id not in chosen]
+        fitting = [pair for pair in found if pair[1] <= room]
+        for request, blocks in sorted(fitting, key=lambda pair: _order(ranks, pair[0])):
+            if seats <= 0:
                 return
-            if request.id in state.chosen:
-                continue
-            blocks = self._blocks(inst, request)
             if blocks <= room:
-                state.chosen.add(request.id)
+                chosen.add(request.id)
                 room -= blocks
                 seats -= 1
 
@@ -193,7 +193,7 @@ class FairSwapPolicy:
             if request.id not in chosen:
                 park(request)
         if need > free:
-            lowest = sorted(running, key=lambda r: (ranks[r.id], -r.arrival_s, -r.id))
+            lowest = sorted(running, key=lambda r: _order(ranks, r), reverse=True)
             for request in [r for r in lowest if r.id not in gone]:
                 if need <= free:
                     break
@@ -201,7 +201,9 @@ class FairSwapPolicy:
         free -= need
         num = sum(r.id not in gone for r in inst.decoding(slot))
         seats = inst.max_num_seqs - len(running) + len(gone) - len(inst.returning)
-        if inst.parked(slot):
+        awake = sum(r.id in chosen for r in running) + len(inst.returning)
+        asleep = len(chosen) > awake
+        if asleep and inst.parked(slot):
             for request in self._in_order(state, inst.parked(slot)):
                 blocks = pool.blocks_for(request, request.computed + 1)
                 if seats <= 0 or blocks > free:
@@ -211,7 +213,9 @@ class FairSwapPolicy:
                 num += 1
                 actions.append(Resume(request.id))
         clean = free - pool.busy if num and pool.busy else free
-        runs = self._chunks(inst, slot, state, clean, self.token_budget - num, seats, gone)
+        runs: tuple[Run, ...] = ()
+        if asleep or inst.prefilling(slot):
+            runs = self._chunks(inst, slot, state, clean, self.token_budget - num, seats, gone)
         if not runs and not num and not actions and len(inst.returning) == 0:
             return self._unblock(inst, slot, state)
         decodes = inst.num_decoding(slot) > 0 or num > 0
@@ -254,13 +258,17 @@ class FairSwapPolicy:
     def _in_order(self, state: _State, requests: Sequence[ReqView]) -> list[ReqView]:
         ranks, chosen = state.ranks, state.chosen
         found = [r for r in requests if r.id in chosen]
-        return sorted(found, key=lambda r: (-ranks[r.id], r.arrival_s, r.id))
+        return sorted(found, key=lambda r: _order(ranks, r))
 
     def _unblock(self, inst: InstView, slot: int, state: _State) -> Step:
         """Nothing can run for want of blocks: the lowest that holds some gives them up."""
         holders = [*inst.prefilling(slot), *(r for r in inst.waiting if r.computed)]
         if not holders:
             return Step()
-        ranks = state.ranks
-        lowest = min(holders, key=lambda r: (ranks[r.id], -r.arrival_s, -r.id))
+        lowest = max(holders, key=lambda r: _order(state.ranks, r))
         return Step(actions=(Park(lowest.id, "recompute"),))
+
+
+def _order(ranks: Mapping[int, float], request: ReqView) -> tuple[float, float, int]:
+    """Highest first; of equal priorities the older."""
+    return -ranks[request.id], request.arrival_s, request.id

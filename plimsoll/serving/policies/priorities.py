@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from plimsoll.serving.policy import ReqView, View
+from plimsoll.serving.policy import Phase, ReqView, View
 
 __all__ = ["MarkovPriority", "PrioritySource", "RandomPriority", "ServedTokens"]
 
@@ -78,8 +78,10 @@ class ServedTokens:
             counters[tenant] = max(counters.get(tenant, 0.0), least)
         for request in requests:
             served = self.output_weight * request.generated
-            if request.computed or request.generated:
+            if request.generated or request.phase in (Phase.PREFILL, Phase.DECODE):
                 served += self.prompt_weight * request.prompt_tokens
+            if request.id in seen:
+                served = max(served, seen[request.id][1])
             _, before = seen.get(request.id, ("", 0.0))
             counters[request.request_class] += served - before
             seen[request.id] = (request.request_class, served)

@@ -25,6 +25,7 @@ from plimsoll.serving.executors.torch.engine import Conversation, TorchEngine
 from plimsoll.serving.executors.torch.links import WorkerLinks
 from plimsoll.serving.executors.torch.live_recorder import LiveRecorder
 from plimsoll.serving.executors.torch.messages import (
+    Copied,
     Embed,
     Embedded,
     Exported,
@@ -33,9 +34,12 @@ from plimsoll.serving.executors.torch.messages import (
     Ready,
     StepDone,
 )
+from plimsoll.serving.executors.torch.worker_swaps import WorkerSwaps
 from plimsoll.serving.executors.view import RunView
 from plimsoll.serving.kv.numbered import NumberedPool
+from plimsoll.serving.kv.paged import PagedPool
 from plimsoll.serving.kv.prefix_hash import prefix_hashes
+from plimsoll.serving.kv.swap_manager import SwapSpec
 from plimsoll.serving.policy import (
     Arrive,
     ClusterPolicy,
@@ -73,6 +77,7 @@ class _Submit:
     keys: list[int]
     priority: int
     request_class: str
+    session: int
 
 
 class LiveRun(Coordinator):
@@ -161,15 +166,23 @@ class LiveRun(Coordinator):
             self._push(self._clock() + self._router.tick_s, OUTSIDE, self._tick, ())
         self._thread.start()
 
-    def submit(self, text: Conversation, *, priority: int = 0, request_class: str = "") -> int:
-        """Queue a request; its id. Never blocks."""
+    def submit(
+        self,
+        text: Conversation,
+        *,
+        priority: int = 0,
+        request_class: str = "",
+        session: int = -1,
+    ) -> int:
+        """Queue a request; its id. Never blocks. ``session``: whose next turn it is."""
         keys = prefix_hashes(text.prompt, self.block_tokens) if self.caches_prefixes else []
         with self._lock:
             request = self._next
             self._next += 1
             if not self._over_for_good:
                 self._idle.clear()
-                self._inbox.put((-1, _Submit(request, text, keys, priority, request_class)))
+                asked = _Submit(request, text, keys, priority, request_class, session)
+                self._inbox.put((-1, asked))
                 return request
         self._end_unseen(text)
         return request
@@ -311,6 +324,8 @@ class LiveRun(Coordinator):
                 engine.complete(engine.slots[message.slot], self.now_s)
         elif isinstance(message, Exported):
             self._exported(message)
+        elif isinstance(message, Copied):
+            self._copied(index, message.event, failed=bool(message.why))
         elif isinstance(message, Embedded):
             deliver, _ = self._embeds.pop(message.request, (None, 0))
             if deliver is not None:
@@ -334,6 +349,7 @@ class LiveRun(Coordinator):
             max_tokens=limit,
             prefix_keys=message.keys,
             request_class=message.request_class,
+            session_id=message.session,
             priority=message.priority,
         )
         self.live_recorder.num_requests = max(self.live_recorder.num_requests, i + 1)
@@ -500,7 +516,22 @@ class LiveRun(Coordinator):
         assert isinstance(engine, TorchEngine)
         return engine
 
-    def _pool(self, spec: InstanceSpec, unit_tokens: int) -> NumberedPool:
+    def _swaps(
+        self, spec: InstanceSpec, swapping: SwapSpec, engine: Engine, key_tokens: int
+    ) -> WorkerSwaps:
+        assert isinstance(engine, TorchEngine)
+        return WorkerSwaps(
+            swapping,
+            engine.numbers,
+            host_blocks=spec.host_blocks,
+            longest_tokens=min(spec.max_model_len, spec.num_blocks * spec.block_tokens),
+            later=lambda at_s, event: None,
+            emit=engine.emit,
+        )
+
+    def _pool(self, spec: InstanceSpec, unit_tokens: int) -> PagedPool:
+        if spec.swapping is not None:
+            return super()._pool(spec, unit_tokens)
         return NumberedPool(
             total=spec.num_blocks,
             block_tokens=spec.block_tokens,

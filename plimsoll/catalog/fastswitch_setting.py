@@ -10,6 +10,7 @@ Source: arXiv 2411.18424 section 4; lengths of a turn of the order of ShareGPT's
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 
@@ -35,12 +36,26 @@ from plimsoll.spec.plan import Parallel
 from plimsoll.spec.record import RunRecord
 from plimsoll.spec.workload import Workload
 
-__all__ = ["ALL", "PLAIN", "Figures", "figures", "serve", "sessions"]
+__all__ = [
+    "ALL",
+    "PLAIN",
+    "RATE_PER_S",
+    "Figures",
+    "figures",
+    "serve",
+    "served_tokens",
+    "sessions",
+    "tenants",
+]
 
 BLOCK_TOKENS = 16
 HOST_BYTES = 60e9
 FREQUENCY = 0.04
+RATE_PER_S = 0.25
+"""Session starts at which plain paging with swaps that the step waits for falls behind."""
 _MAX_LEN = 4096
+_CROWD_PER_S = 1.2
+_SPAN_S = 600.0
 
 PLAIN: tuple[str, ...] = ()
 ALL = ("groups", "asynchronous", "reuse")
@@ -89,6 +104,30 @@ def sessions(rate_per_s: float, seed: int, *, num_turns: int, mean_turns: float 
         ),
     )
     return generate(recipe, seed=seed)
+
+
+def tenants(seed: int) -> Workload:
+    """Four tenants, two of them with twice the sessions, each of which asks for more than a quarter
+    of what the device can do in ten minutes."""
+    num = int(_CROWD_PER_S * 5.5 * _SPAN_S)
+    load = sessions(_CROWD_PER_S, seed, num_turns=num)
+    owner = np.array([0, 1, 2, 2, 3, 3])[load.session_id % 6]
+    return load.with_changes(class_index=owner, classes=("a", "b", "c", "d"))
+
+
+def served_tokens(
+    load: Workload,
+    parts: Sequence[str],
+    priorities: Literal["random", "served-tokens"],
+    seed: int,
+) -> list[int]:
+    """Tokens of each tenant in the first ten minutes, as their counter counts them: the prompt
+    of every request that began, and twice the output."""
+    policy = FairSwapPolicy(update_frequency=FREQUENCY, priorities=priorities)
+    found = serve(load, parts, policy=policy, seed=seed, until_s=_SPAN_S).requests
+    began = ~np.isnan(found.first_token_s)
+    tokens = np.where(began, found.prompt_tokens, 0) + 2 * found.output_tokens
+    return [int(tokens[found.class_index == i].sum()) for i in range(len(load.classes))]
 
 
 def serve(

@@ -99,6 +99,8 @@ class SwapManager:
         """Blocks sent so far, each way."""
         self.num_whole_blocks = 0
         """Blocks that swap-outs of whole requests would have sent."""
+        self.num_cut = 0
+        """Times that a host copy lost its end to another."""
         self._host_blocks = host_blocks
         self._block_tokens = block_tokens
         self._serial = 0
@@ -156,6 +158,7 @@ class SwapManager:
         swap = self._copies.swap_out(request, num_tokens, priority=self._swaps)
         self.num_out_blocks += swap.num_blocks
         self.num_whole_blocks += -(-num_tokens // self._block_tokens)
+        self.num_cut += len(swap.cut)
         copy = self._begin(request, "out", table[swap.first : swap.last], swap.first, num_tokens)
         return copy, list(swap.cut)
 

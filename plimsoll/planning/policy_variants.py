@@ -12,6 +12,7 @@ from plimsoll.spec.errors import SpecError, suggest
 from plimsoll.spec.plan import (
     ChunkedPrefill,
     DisaggRouter,
+    FairSwap,
     FreenessRouter,
     LeastDemandRouter,
     LeastWorkRouter,
@@ -56,6 +57,7 @@ def _step_policies(pool: Pool) -> dict[str, StepPolicyConfig]:
         "chunked-prefill, swap": ChunkedPrefill(token_budget=budget, preempt="swap"),
         "chunked-prefill, ahead": ChunkedPrefill(token_budget=budget, ahead=True),
         "splitfuse": SplitFuse(token_budget=budget),
+        _FAIR: FairSwap(token_budget=budget),
     }
 
 
@@ -67,6 +69,7 @@ _ROUTERS: dict[str, RouterConfig] = {
     "freeness": FreenessRouter(),
 }
 _APART = "disaggregated"
+_FAIR = "fairswap"
 
 POLICY_NAMES: tuple[str, ...] = (
     *_step_policies(Pool(device="")),
@@ -122,8 +125,16 @@ def _stepped(plan: ServingPlan, name: str) -> Variant:
     pipelined = any(pool.parallel.pp > 1 for pool in plan.pools)
     if name == "chunked-prefill, ahead" and pipelined:
         why = "the stages of a pipeline have other steps in flight already"
+    elif name == _FAIR and pipelined:
+        why = "requests of a pipeline are not swapped beside its steps"
+    elif name == _FAIR and isinstance(plan.router, DisaggRouter):
+        why = "priorities change where prompts and decodes share a replica"
     if why:
         return Variant(name=name, kind="step policy", why_not=why)
+    if name == _FAIR:  # its copies are of blocks that one request owns
+        plan = replace(
+            plan, pools=tuple(replace(pool, prefix_caching=False) for pool in plan.pools)
+        )
     pools = tuple(replace(pool, policy=_step_policies(pool)[name]) for pool in plan.pools)
     return Variant(name=name, kind="step policy", plans=(replace(plan, pools=pools),))
 

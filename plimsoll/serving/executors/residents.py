@@ -160,6 +160,8 @@ class Residents:
         if request.phase is Phase.DECODE and request.slot == slot.index:
             self.stop_decoding(request, slot)
             self.inst._pool.trim(request)
+            if self.swaps is not None:  # a copy is of use only where the request runs
+                self.swaps.drop(request.id)
             request.phase = Phase.MOVING
             request.slot = -1
 

@@ -8,7 +8,6 @@ import pytest
 from plimsoll.serving.kv.swap_manager import SwapSpec
 from plimsoll.serving.policies.fairswap import FairSwapPolicy
 from tests.serving.torch_executor.tiny_llama import (
-    Asked,
     make_folder,
     open_run,
     requests,

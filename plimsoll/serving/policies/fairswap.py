@@ -198,9 +198,11 @@ class FairSwapPolicy:
                 if need <= free:
                     break
                 park(request)
+        if actions:  # asked again at once, with the blocks that this really frees
+            return Step(actions=tuple(actions))
         free -= need
-        num = sum(r.id not in gone for r in inst.decoding(slot))
-        seats = inst.max_num_seqs - len(running) + len(gone) - len(inst.returning)
+        num = inst.num_decoding(slot)
+        seats = inst.max_num_seqs - len(running) - len(inst.returning)
         awake = sum(r.id in chosen for r in running) + len(inst.returning)
         asleep = len(chosen) > awake
         if asleep and inst.parked(slot):
@@ -215,11 +217,10 @@ class FairSwapPolicy:
         clean = free - pool.busy if num and pool.busy else free
         runs: tuple[Run, ...] = ()
         if asleep or inst.prefilling(slot):
-            runs = self._chunks(inst, slot, state, clean, self.token_budget - num, seats, gone)
+            runs = self._chunks(inst, slot, state, clean, self.token_budget - num, seats)
         if not runs and not num and not actions and len(inst.returning) == 0:
             return self._unblock(inst, slot, state)
-        decodes = inst.num_decoding(slot) > 0 or num > 0
-        return Step(actions=tuple(actions), runs=runs, decode_all=decodes and num > 0)
+        return Step(actions=tuple(actions), runs=runs, decode_all=num > 0)
 
     def _chunks(
         self,
@@ -229,15 +230,14 @@ class FairSwapPolicy:
         free: int,
         budget: int,
         seats: int,
-        gone: set[int],
     ) -> tuple[Run, ...]:
         """Chunks of chosen prompts in order of priority, as far as budget and blocks reach."""
         pool = inst.pool
         runs: list[Run] = []
         for request in self._in_order(state, (*inst.prefilling(slot), *inst.waiting)):
             waits = request.phase is Phase.WAITING
-            if budget <= 0 or request.id in gone:
-                continue
+            if budget <= 0:
+                break
             if waits and seats <= 0:
                 continue
             left = request.pending - (pool.cached_tokens(request) if waits else 0)

@@ -99,9 +99,7 @@ class Memory:
         elif draw < 0.65 and running:
             request = rng.choice(running)
             try:
-                copy, _ = manager.leave(
-                    request, self.tables[request], len(self.tokens[request])
-                )
+                copy, _ = manager.leave(request, self.tables[request], len(self.tokens[request]))
             except InfeasibleError:
                 return
             self.begin(copy)
@@ -228,9 +226,7 @@ def test_turns_begin_with_what_the_host_has() -> None:
 
 def test_swap_space_below_one_request_is_an_error_in_bytes() -> None:
     with pytest.raises(SpecError, match=r"4,000 bytes\) is less than one request .*5,000 bytes"):
-        SwapManager(
-            SwapSpec(block_bytes=1000), host_blocks=4, block_tokens=SIZE, longest_blocks=5
-        )
+        SwapManager(SwapSpec(block_bytes=1000), host_blocks=4, block_tokens=SIZE, longest_blocks=5)
     swaps = manager()
     swaps.leave(1, list(range(8)), 32)
     with pytest.raises(InfeasibleError, match="needs 3,000 bytes of host memory and 2,000 can"):

@@ -8,7 +8,7 @@ same bytes out.
 Left out: network contention beyond one transfer at a time in and out of an instance.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import heappop
 from typing import Any
@@ -25,8 +25,10 @@ from plimsoll.serving.executors.instance import SimInstance
 from plimsoll.serving.executors.intake import Intake
 from plimsoll.serving.executors.recorder import CANCELLED, Recorder
 from plimsoll.serving.executors.requests import SimRequest
+from plimsoll.serving.executors.swaps import Swaps
 from plimsoll.serving.executors.transfers import Transfers
 from plimsoll.serving.executors.view import RunView
+from plimsoll.serving.kv.swap_manager import SwapSpec
 from plimsoll.serving.policy import Arrive, ClusterPolicy, Tick
 from plimsoll.spec.errors import SpecError
 from plimsoll.spec.record import RunRecord
@@ -55,7 +57,8 @@ class SimulatedExecutor:
     ``copy_failure_rate`` that a copy of a swap manager fails.
     ``decisions`` collects (time, instance, slot, step or action) when ``log_decisions``.
     ``ended_keys(request)`` are the prefix keys of prompt and output together, for replaying a run
-    whose engine kept outputs in its prefix cache.
+    whose engine kept outputs in its prefix cache, ``copy_ends`` when copies beside the steps ended,
+    by instance and event, and whether they failed.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class SimulatedExecutor:
         log_decisions: bool = False,
         check_books: bool = False,
         ended_keys: Callable[[int], list[int]] | None = None,
+        copy_ends: Sequence[Mapping[int, tuple[float, bool]]] | None = None,
     ) -> None:
         if not instances:
             raise SpecError("a simulation needs at least one instance")
@@ -93,6 +97,7 @@ class SimulatedExecutor:
         self._log_decisions = log_decisions
         self._check_books = check_books
         self._ended_keys = ended_keys
+        self._copy_ends = copy_ends
         self.decisions: list[tuple[float, int, int, object]] = []
 
     def run(
@@ -186,6 +191,14 @@ class _Run(Coordinator):
             fast_forward=self._executor._fast_forward,
             now=self._now,
         )
+
+    def _swaps(
+        self, spec: InstanceSpec, swapping: SwapSpec, engine: Engine, key_tokens: int
+    ) -> Swaps:
+        swaps = super()._swaps(spec, swapping, engine, key_tokens)
+        if self._executor._copy_ends is not None:
+            swaps.told = self._executor._copy_ends[engine.inst.id]
+        return swaps
 
     def _links(self) -> Transfers:
         return Transfers(

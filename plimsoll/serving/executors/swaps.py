@@ -6,7 +6,7 @@ costs: one lane each way, a copy after the other in it. A copy that the step wai
 Left out: steps slowed down by copies beside them, the host's memory bandwidth.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from plimsoll.cost.transfer import pcie_copy_s
 from plimsoll.serving.executors.requests import SimRequest
@@ -62,6 +62,8 @@ class Swaps:
         self.ready_s = 0.0
         self.lost: list[int] = []
         """Requests whose copy failed, to be computed again."""
+        self.told: Mapping[int, tuple[float, bool]] | None = None
+        """When copies beside the steps end and whether they fail, by event; None: by their price."""
         self.wait_s = 0.0
         """Seconds that steps waited for copies so far."""
         self._pool = pool
@@ -206,6 +208,9 @@ class Swaps:
 
     def _launch(self, copy: Copy, sync: bool, now_s: float) -> None:
         """Have a copy made; ``sync``: the step that is about to begin waits for it."""
+        if self.told is not None:
+            self._follow(copy, sync, now_s)
+            return
         took_s = pcie_copy_s(
             len(copy.blocks) * self.spec.block_bytes,
             num_pieces=copy.pieces,
@@ -224,6 +229,18 @@ class Swaps:
             self.copied(copy.event, end_s)
         else:
             self._ends_s[copy.event] = end_s
+            self._later(end_s, copy.event)
+
+    def _follow(self, copy: Copy, sync: bool, now_s: float) -> None:
+        """A copy as it was recorded; a step that waited for one was the longer for it."""
+        assert self.told is not None
+        if sync or not self.spec.asynchronous:
+            self.copied(copy.event, now_s)
+            return
+        end_s, failed = self.told.get(copy.event, (float("inf"), False))
+        if failed:
+            self._failing.add(copy.event)
+        if end_s < float("inf"):
             self._later(end_s, copy.event)
 
     def _hold(self, events: tuple[int, ...], now_s: float) -> None:

@@ -2,7 +2,8 @@
 
 The simulator gets the measured duration of each step in order and the output lengths that came
 out, and asks the policies anew. Equal decision logs mean that both executors show policies the
-same and carry out the same. Left out: pipelines, restarts of workers, ticks.
+same and carry out the same. Copies beside the steps end when they ended. Left out: pipelines,
+restarts of workers, ticks, sessions that begin with what the host kept, copies that failed a step.
 """
 
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from plimsoll.cost.clock import StepClock
 from plimsoll.serving.executors.coordinator import InstanceSpec
 from plimsoll.serving.executors.simulated import SimulatedExecutor
 from plimsoll.serving.executors.torch.live_run import LiveRun
+from plimsoll.serving.executors.torch.worker_swaps import WorkerSwaps
 from plimsoll.serving.policy import ClusterPolicy
 from plimsoll.spec.record import RunRecord
 from plimsoll.spec.workload import Workload
@@ -93,9 +95,11 @@ def replay(run: LiveRun, specs: Sequence[InstanceSpec], router: ClusterPolicy) -
         for key in run.prompt_keys[i]:
             names.setdefault(key, len(names))
     ended = {i: [names.setdefault(key, len(names)) for key in keys] for i, keys in run.keys.items()}
+    swaps = [engine.swaps for engine in run.engines]
     executor = SimulatedExecutor(
         timed,
         router,
+        copy_ends=[s.ended if isinstance(s, WorkerSwaps) else {} for s in swaps],
         fast_forward=False,
         log_decisions=True,
         ended_keys=ended.__getitem__ if run.caches_prefixes else None,

@@ -1,7 +1,8 @@
 """FastSwitch: requests that change places cheaply, because their KV lies in runs.
 
-Mechanism in ``serving/kv/groups.py`` and ``serving/kv/tiers.py``, times of copies in
-``cost/transfer.py``. Left out so far: copies beside compute, and the policy that preempts.
+Mechanism in ``serving/kv/groups.py``, ``serving/kv/tiers.py``, ``serving/kv/swap_manager.py`` and
+``serving/policies/fairswap.py``, times of copies in ``cost/transfer.py``; the simulated setting is
+``fastswitch_setting.py``.
 Source: arXiv 2411.18424.
 """
 
@@ -20,6 +21,8 @@ from plimsoll.catalog.contract import (
     Measured,
     System,
 )
+from plimsoll.catalog.fastswitch_real import REAL_CHECKS
+from plimsoll.catalog.fastswitch_simulated import SIMULATED_CHECKS
 from plimsoll.cost.kv import kv_bytes_per_token
 from plimsoll.cost.transfer import pcie_copy_s
 from plimsoll.serving.kv.groups import GroupAllocator
@@ -191,6 +194,7 @@ _CLAIMS = (
         text="Groups of neighbouring blocks make copies coarser at the same use of memory",
     ),
     Claim(id="reuse", text="Host copies of earlier turns are kept, and only what is new is sent"),
+    Claim(id="fair", text="Cheap switches leave the fairness of the priorities as it is"),
     Claim(id="launch", text="Swaps in single blocks are bound by launches, not by the link"),
 )
 
@@ -246,6 +250,8 @@ _CHECKS = (
         ablation=_sent_share(reuse=False),
         ablation_title="copies dropped when requests return",
     ),
+    *SIMULATED_CHECKS,
+    *REAL_CHECKS,
 )
 
 SYSTEM = System(
@@ -254,18 +260,19 @@ SYSTEM = System(
     arxiv="2411.18424",
     family="serving schedulers",
     summary=(
-        "KV blocks handed out in runs, so that a preempted request is copied out in few large "
-        "pieces; unused room of a group is taken back when others need it"
+        "KV blocks handed out in runs, so that a preempted request is copied in few large pieces; "
+        "copies run beside the steps, and what the host has of a request is not sent again"
     ),
     claims=_CLAIMS,
-    rooms=("serving/kv/groups.py", "serving/kv/tiers.py", "cost/transfer.py"),
+    rooms=(
+        "serving/kv/groups.py",
+        "serving/kv/tiers.py",
+        "serving/kv/swap_manager.py",
+        "serving/policies/fairswap.py",
+        "cost/transfer.py",
+    ),
     checks=_CHECKS,
     waiting=(
         "Copies of the real device in single pieces and in runs, at least 3x: not run on a GPU yet",
-        "Tails and throughput on LLaMA-8B and A10, each of the three parts alone and together: "
-        "the policy and the swap manager do not exist yet",
-        "Greedy tokens identical with host copies on and off, also after their ends were cut, and "
-        "bytes on one session trace: needs the swap manager",
-        "Served tokens of each tenant spread no wider than with synchronous swaps",
     ),
 )

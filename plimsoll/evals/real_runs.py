@@ -107,9 +107,11 @@ class RealRun:
         router: ClusterPolicy | None = None,
         *,
         link_bytes_per_s: float = float("inf"),
+        copy_bytes_per_s: float = float("inf"),
         eos_ids: Sequence[int] = (),
     ) -> None:
         self._specs = list(specs)
+        self._copy_bytes_per_s = copy_bytes_per_s
         self._swap = tempfile.TemporaryDirectory(prefix="plimsoll-swap-")
         self._folder = folder
         self.live = LiveRun(
@@ -130,6 +132,7 @@ class RealRun:
             block_tokens=spec.block_tokens,
             num_threads=1,
             disk_folder=Path(self._swap.name),
+            copy_bytes_per_s=self._copy_bytes_per_s,
         )
         return ProcessWorker(setup, answer)
 
@@ -141,7 +144,7 @@ class RealRun:
         self.live.close()
         self._swap.cleanup()
 
-    def send(self, asked: Asked) -> None:
+    def send(self, asked: Asked, *, session: int = -1) -> None:
         """Submit a request; greedy, to its full length or to an ``eos_ids`` token."""
 
         def deliver(token: int, logprobs: object) -> None:
@@ -151,7 +154,8 @@ class RealRun:
         params = SamplingParams(
             max_tokens=asked.output_tokens, temperature=0.0, ignore_eos=not self._ends
         )
-        self.live.submit(Conversation(asked.prompt, params, deliver=deliver, end=asked.over.append))
+        text = Conversation(asked.prompt, params, deliver=deliver, end=asked.over.append)
+        self.live.submit(text, session=session)
 
     def wait(self) -> None:
         """Until every request has ended, and well.

@@ -13,6 +13,7 @@ from plimsoll.spec.errors import SpecError, suggest
 from plimsoll.spec.plan import (
     ChunkedPrefill,
     DisaggRouter,
+    FairSwap,
     FreenessRouter,
     LeastDemandRouter,
     LeastWorkRouter,
@@ -57,6 +58,7 @@ def _step_policies(pool: Pool) -> dict[str, StepPolicyConfig]:
         "chunked-prefill, swap": ChunkedPrefill(token_budget=budget, preempt="swap"),
         "chunked-prefill, ahead": ChunkedPrefill(token_budget=budget, ahead=True),
         "splitfuse": SplitFuse(token_budget=budget),
+        _FAIR: FairSwap(token_budget=budget),
     }
 
 
@@ -68,6 +70,7 @@ _ROUTERS: dict[str, RouterConfig] = {
     "freeness": FreenessRouter(),
 }
 _APART = "disaggregated"
+_FAIR = "fairswap"
 
 POLICY_NAMES: tuple[str, ...] = (
     *_step_policies(Pool(device="")),
@@ -120,6 +123,8 @@ def variants(
 
 def _stepped(plan: ServingPlan, name: str) -> Variant:
     pools = tuple(replace(pool, policy=_step_policies(pool)[name]) for pool in plan.pools)
+    if name == _FAIR:  # its copies are of blocks that one request owns
+        pools = tuple(replace(pool, prefix_caching=False) for pool in pools)
     stepped = replace(plan, pools=pools)
     why = next(conflicts(stepped), "")
     if why:

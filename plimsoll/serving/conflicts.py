@@ -9,7 +9,7 @@ error. Leaves out what depends on the model or on the machine; the executors say
 from collections.abc import Iterator
 
 from plimsoll.spec.errors import SpecError
-from plimsoll.spec.plan import ChunkedPrefill, DisaggRouter, ServingPlan, SplitFuse
+from plimsoll.spec.plan import ChunkedPrefill, DisaggRouter, FairSwap, Pool, ServingPlan, SplitFuse
 
 __all__ = ["check_policies", "conflicts"]
 
@@ -65,12 +65,34 @@ def _steps(plan: ServingPlan) -> Iterator[str]:
                 "steps are not formed ahead in a pipeline, whose stages have other steps in "
                 "flight already; set ahead: false, or pp: 1"
             )
-        budget = policy.token_budget if isinstance(policy, ChunkedPrefill | SplitFuse) else 0
+        if isinstance(policy, FairSwap):
+            yield from _swaps(plan, pool)
+        chunked = isinstance(policy, ChunkedPrefill | SplitFuse | FairSwap)
+        budget = policy.token_budget if chunked else 0
         if budget and budget < pool.max_num_seqs:
             yield (
                 f"token budget {budget} is below max_num_seqs {pool.max_num_seqs}, so decodes "
                 "alone can exceed it; raise the budget or lower max_num_seqs"
             )
+
+
+def _swaps(plan: ServingPlan, pool: Pool) -> Iterator[str]:
+    """A swap manager copies blocks of one owner, beside the steps of one stage."""
+    if pool.prefix_caching:
+        yield (
+            "prefix_caching is true in a pool of policy fairswap, whose copies are of blocks that "
+            "one request owns; set prefix_caching: false"
+        )
+    if pool.parallel.pp > 1:
+        yield (
+            "requests of a pipeline are not swapped beside its steps (policy fairswap with pp "
+            "above 1); set pp: 1 or take another policy"
+        )
+    if isinstance(plan.router, DisaggRouter):
+        yield (
+            "policy fairswap changes priorities where prompts and decodes share a replica, the "
+            "router is disaggregated; take another policy or another router"
+        )
 
 
 def _scaling(plan: ServingPlan) -> Iterator[str]:

@@ -70,6 +70,8 @@ class Phase(StrEnum):
     PREFILL = "prefill"
     DECODE = "decode"
     PARKED = "parked"
+    RETURNING = "returning"
+    """Its KV is on its way back from the host; it holds blocks and runs when all is there."""
     MOVING = "moving"
     HANDED = "handed"
     """Its prompt ran on a prefill instance, which holds the KV until a decode side pulls it."""
@@ -135,6 +137,8 @@ class PoolView(Protocol):
     per_request: int
     host_free: int
     """Blocks of host memory left for swapped requests."""
+    busy: int
+    """Of the free blocks, those that copies still read or write; a step given one waits."""
 
     @property
     def free(self) -> int: ...
@@ -201,7 +205,13 @@ class InstView(Protocol):
         ...
 
     def parked(self, slot: int) -> Queue:
-        """Put aside in host memory, in order of parking."""
+        """Put aside in host memory, in order of parking. With host copies kept a session's next
+        turn begins here, if the policy ``resumes_prompts``: it prefills on when it is back."""
+        ...
+
+    @property
+    def returning(self) -> Queue:
+        """On their way back from the host beside the steps, in order of resuming."""
         ...
 
     def num_decoding(self, slot: int) -> int: ...
@@ -274,7 +284,8 @@ class Park:
 
 @dataclass(frozen=True, slots=True)
 class Resume:
-    """Bring a swapped request back before this step."""
+    """Bring a swapped request back: before this step, or beside it where the instance's swap
+    manager finds that better; the request is then ``RETURNING`` and runs in a later step."""
 
     request: int
 

@@ -18,6 +18,7 @@ from plimsoll.spec.slo import Slo
 __all__ = [
     "ChunkedPrefill",
     "DisaggRouter",
+    "FairSwap",
     "FreenessRouter",
     "LeastDemandRouter",
     "LeastWorkRouter",
@@ -102,8 +103,29 @@ class SplitFuse:
     token_budget: Annotated[int, Field(ge=0)] = 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FairSwap:
+    """FastSwitch: priorities change every 1/``update_frequency`` steps; who must yield is swapped.
+
+    ``priorities``: drawn anew, drawn from a Markov chain, or by tokens served to a request's class.
+    ``groups``: blocks in runs; ``asynchronous``: copies beside the steps; ``reuse``: host copies
+    are kept. ``launch_s`` of each copy of a run; ``bytes_per_s`` 0: as the device's host link.
+    """
+
+    __pydantic_config__: ClassVar = PLAIN
+    kind: Literal["fairswap"] = "fairswap"
+    update_frequency: Fraction = 0.04
+    token_budget: Annotated[int, Field(gt=0)] = 512
+    priorities: Literal["random", "markov", "served-tokens"] = "served-tokens"
+    groups: bool = True
+    asynchronous: bool = True
+    reuse: bool = True
+    launch_s: Annotated[float, Field(ge=0, le=1)] = 10e-6
+    bytes_per_s: Annotated[float, Field(ge=0)] = 0.0
+
+
 StepPolicyConfig = Annotated[
-    OrcaConfig | PrefillFirst | ChunkedPrefill | SplitFuse, Field(discriminator="kind")
+    OrcaConfig | PrefillFirst | ChunkedPrefill | SplitFuse | FairSwap, Field(discriminator="kind")
 ]
 
 

@@ -36,7 +36,8 @@ WORK = Workload(
 def capacity(plan: ServingPlan) -> float:
     """A world in which each policy carries a known rate."""
     policy = plan.pools[0].policy
-    rate = {ChunkedPrefill: 8.0, PrefillFirst: 6.0, OrcaConfig: 1.0, SplitFuse: 9.0}[type(policy)]
+    rates = {ChunkedPrefill: 8.0, PrefillFirst: 6.0, OrcaConfig: 1.0, SplitFuse: 9.0}
+    rate = rates.get(type(policy), 5.0)
     if isinstance(plan.router, FreenessRouter):
         rate *= 1.25
     if isinstance(plan.router, DisaggRouter):
@@ -149,8 +150,15 @@ def test_all_variants_differ_from_the_plan_in_one_thing():
         for plan in variant.plans:
             if variant.kind == "step policy":
                 assert plan.router == PLAN.router
-                same = tuple(replace(pool, policy=PLAN.pools[0].policy) for pool in plan.pools)
+                first = PLAN.pools[0]
+                caching = first.prefix_caching  # fairswap's copies are of blocks of one owner
+                same = tuple(
+                    replace(pool, policy=first.policy, prefix_caching=caching)
+                    for pool in plan.pools
+                )
                 assert same == PLAN.pools
+                unshared = not plan.pools[0].prefix_caching
+                assert unshared == (variant.name == "fairswap")
             elif variant.kind == "router":
                 assert plan.pools == PLAN.pools
             else:

@@ -12,6 +12,7 @@ from plimsoll.spec.model_files import load_model
 from plimsoll.spec.plan import (
     ChunkedPrefill,
     DisaggRouter,
+    FairSwap,
     FreenessRouter,
     Parallel,
     Pool,
@@ -55,6 +56,24 @@ CASES = {
     "budget below the batch": (
         plan(replace(POOL, policy=SplitFuse(token_budget=100), max_num_seqs=128)),
         "below max_num_seqs 128",
+    ),
+    "swap groups with shared prefixes": (
+        plan(replace(POOL, policy=FairSwap())),
+        "blocks that one request owns",
+    ),
+    "swap groups in a pipeline": (
+        plan(
+            replace(POOL, policy=FairSwap(), prefix_caching=False, parallel=Parallel(pp=2)),
+        ),
+        "beside its steps",
+    ),
+    "swap groups apart": (
+        plan(
+            replace(POOL, role="prefill", prefix_caching=False, policy=FairSwap()),
+            replace(POOL, role="decode", prefix_caching=False),
+            router=DisaggRouter(),
+        ),
+        "changes priorities",
     ),
     "affinity without a cache": (
         plan(replace(POOL, prefix_caching=False), router=PrefixAffineRouter()),

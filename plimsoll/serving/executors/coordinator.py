@@ -20,9 +20,12 @@ from plimsoll.serving.executors.instance import SimInstance
 from plimsoll.serving.executors.lives import Lives
 from plimsoll.serving.executors.recorder import CANCELLED, REJECTED, UNFINISHED, Recorder
 from plimsoll.serving.executors.requests import SimRequest
+from plimsoll.serving.executors.swaps import Swaps, swap_pool
 from plimsoll.serving.executors.transfers import Transfers
 from plimsoll.serving.executors.view import RunView
+from plimsoll.serving.kv.numbered import NumberedPool
 from plimsoll.serving.kv.paged import PagedPool
+from plimsoll.serving.kv.swap_manager import SwapSpec
 from plimsoll.serving.policy import (
     Action,
     Admit,
@@ -60,6 +63,7 @@ class InstanceSpec:
     ``host_blocks`` of swap space. ``max_num_seqs`` bounds the requests running in all slots.
     ``at_start`` False: it is stopped until a policy starts it, which takes ``start_s`` in the
     simulator.
+    ``swapping`` says how requests are swapped; None: each in one copy that the step waits for.
     """
 
     role: Literal["both", "prefill", "decode"] = "both"
@@ -74,11 +78,20 @@ class InstanceSpec:
     prefix_caching: bool = True
     at_start: bool = True
     start_s: float = 0.0
+    swapping: SwapSpec | None = None
+
+    def __post_init__(self) -> None:
+        if self.swapping is not None and (self.prefix_caching or self.clock.num_stages > 1):
+            raise SpecError(
+                "a swap manager copies blocks of one owner on instances of one stage; set "
+                "prefix_caching false and pp 1, or leave swapping out"
+            )
 
 
 class Coordinator(ABC):
     """``unit_tokens``: tokens a prefix key stands for, 0 for none; ``refusal_rate`` the chance
-    that a move or swap is refused, for testing policies; ``log(time, instance, slot, decision)``
+    that a move or swap is refused, for testing policies, ``copy_failure_rate`` that a copy of the
+    swap manager fails; ``log(time, instance, slot, decision)``
     is told every decision, -1 for the cluster policy's."""
 
     def __init__(
@@ -91,6 +104,7 @@ class Coordinator(ABC):
         unit_tokens: int,
         seed: int,
         refusal_rate: float = 0.0,
+        copy_failure_rate: float = 0.0,
         log: Callable[[float, int, int, object], None] | None = None,
         name: str = "",
     ) -> None:
@@ -108,6 +122,7 @@ class Coordinator(ABC):
         self._router = router
         self._wants = router.events
         self._refusal_rate = refusal_rate
+        self._copy_failure_rate = copy_failure_rate
         seeds = np.random.SeedSequence(seed).spawn(len(specs) + 2)
         self._luck = np.random.default_rng(seeds[-1])
         self._requests: dict[int, SimRequest] = {}
@@ -135,6 +150,8 @@ class Coordinator(ABC):
             instances.append(inst)
             engine = self._engine(spec, inst, RunView(instances, self._requests, seeds[i]), unit)
             pool.count_with([slot.counter for slot in engine.slots])
+            if spec.swapping is not None:
+                engine.swaps = self._swaps(spec, spec.swapping, engine, unit_tokens)
             self.engines.append(engine)
         self._specs = list(specs)
         self.lives = Lives(instances, [spec.at_start for spec in specs])
@@ -144,6 +161,14 @@ class Coordinator(ABC):
     # What an executor supplies
 
     def _pool(self, spec: InstanceSpec, unit_tokens: int) -> PagedPool:
+        if spec.swapping is not None:
+            return swap_pool(
+                spec.swapping,
+                total=spec.num_blocks,
+                block_tokens=spec.block_tokens,
+                per_request=spec.blocks_per_request,
+                host_blocks=spec.host_blocks,
+            )
         return PagedPool(
             total=spec.num_blocks,
             block_tokens=spec.block_tokens,
@@ -151,6 +176,32 @@ class Coordinator(ABC):
             unit_tokens=unit_tokens,
             host_blocks=spec.host_blocks,
         )
+
+    def _swaps(
+        self, spec: InstanceSpec, swapping: SwapSpec, engine: Engine, key_tokens: int
+    ) -> Swaps:
+        """What swaps the requests of an instance; its copies end by themselves."""
+        index, pool = engine.inst.id, engine.inst._pool
+        assert isinstance(pool, NumberedPool)
+        return Swaps(
+            swapping,
+            pool,
+            host_blocks=spec.host_blocks,
+            longest_tokens=min(spec.max_model_len, spec.num_blocks * spec.block_tokens),
+            later=lambda at_s, event: self._push(at_s, TRANSFER, self._copied, (index, event)),
+            key_tokens=key_tokens,
+            fails=self._copy_fails if self._copy_failure_rate else None,
+        )
+
+    def _copied(self, index: int, event: int, *, failed: bool = False) -> object:
+        engine = self.engines[index]
+        if not engine.copied(event, self.now_s, failed=failed):
+            return NOTHING
+        engine.wake(self.now_s)
+        return None
+
+    def _copy_fails(self) -> bool:
+        return bool(self._luck.random() < self._copy_failure_rate)
 
     @abstractmethod
     def _engine(
@@ -424,12 +475,17 @@ class Coordinator(ABC):
     def check(self) -> None:
         """Every pool's books balance; for tests."""
         for engine in self.engines:
-            if any(slot.busy and slot.accounted for slot in engine.slots):
+            pool = engine.inst._pool
+            under_way = [slot for slot in engine.slots if slot.busy and slot.accounted]
+            if under_way and engine.swaps is None:
                 continue  # blocks of steps under way are taken, their tokens not yet counted
+            ahead = sum(pool.blocks_of_steps(s.index, 0, s.accounted) for s in under_way)
             holders = [r for r in engine.alive.values() if r.has_blocks]
             decoding = [r for i in range(engine.inst.num_slots) for r in engine.inst.decoding(i)]
-            wrong = engine.inst._pool.check(
-                [*self._transfers.holds(engine.inst.id), *holders], decoding
-            )
+            pool.held -= ahead
+            wrong = pool.check([*self._transfers.holds(engine.inst.id), *holders], decoding)
+            pool.held += ahead
+            if engine.swaps is not None:
+                wrong = wrong or engine.swaps.check()
             if wrong:
                 raise AssertionError(f"at {self.now_s} s, instance {engine.inst.id}: {wrong}")

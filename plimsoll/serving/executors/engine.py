@@ -86,6 +86,7 @@ class Engine(Residents):
         self._rank = STEP_RANK + inst.id
         self._log = log
         self._fast = fast_forward and inst.num_slots == 1
+        self._policy_resumes = getattr(policy, "resumes_prompts", False)
         self._stage_free_s = [0.0] * inst.num_slots
         self._now = now
         self.num_wasted = 0
@@ -100,6 +101,9 @@ class Engine(Residents):
         request.instance = self.inst.id
         request.phase = Phase.WAITING
         self.alive[request.id] = request
+        if self.swaps is not None and self._policy_resumes and self.begin_parked(request):
+            self.wake(now_s)
+            return
         waiting = self.inst.waiting
         if waiting and waiting[-1].priority < request.priority:
             place = next(i for i, r in enumerate(waiting) if r.priority < request.priority)
@@ -218,6 +222,8 @@ class Engine(Residents):
             slot.leaving.clear()
             slot.departing.clear()
         self.landed.clear()
+        if self.swaps is not None:
+            self.swaps.clear()
         lost = list(self.alive.values())
         for request in lost:
             self.detach(request)
@@ -257,6 +263,8 @@ class Engine(Residents):
                 stall_s += self._apply(action, slot, now_s)
             pairs: list[tuple[int, int]] = []
             num = 0
+            if self.swaps is not None and self.swaps.lost:
+                self.redo_lost(now_s)
             if len(self.refused) == refused:  # otherwise the step rests on a wrong premise
                 if step.runs:
                     self._start_chunks(step.runs, slot, now_s, pairs)
@@ -292,7 +300,7 @@ class Engine(Residents):
                     f"decode_all on instance {inst.id} takes {need} blocks, {pool.free} are "
                     "free; park requests first"
                 )
-            if step.steady and self._fast and not pairs and not step.ahead:
+            if step.steady and self._fast and not pairs and not step.ahead and self.swaps is None:
                 base, slope, limit = inst.clock.decode_line(num, context)
                 most = slot.next_end() - slot.counter.tick
                 if limit < context + num * most:
@@ -303,10 +311,12 @@ class Engine(Residents):
                 slot.growth_s = slope * num
                 self._schedule(slot, slot.end_of(slot.steps))
                 return True
+        if self.swaps is not None:
+            stall_s = slot.stall_s = self.wait_for_copies(slot, now_s)
         slot.step_s = inst.clock.step_s(pairs, num, context)
         if inst.num_slots == 1:
             self._schedule(slot, now_s + stall_s + slot.step_s)
-            slot.changed = not (step.ahead and step.steady) or bool(pairs)
+            slot.changed = not (step.ahead and step.steady and self.swaps is None) or bool(pairs)
             if not slot.changed:
                 left = min(r.max_tokens - r.generated for r in inst._decoding[0].values())
                 slot.limit = slot.counter.tick + left

@@ -23,6 +23,7 @@ class SimInstance:
         "_pool",
         "_prefilling",
         "admits",
+        "_returning",
         "clock",
         "id",
         "life",
@@ -61,6 +62,7 @@ class SimInstance:
         self._prefilling: list[dict[int, SimRequest]] = [{} for _ in range(num_slots)]
         self._decoding: list[dict[int, SimRequest]] = [{} for _ in range(num_slots)]
         self._parked: list[dict[int, SimRequest]] = [{} for _ in range(num_slots)]
+        self._returning: dict[int, SimRequest] = {}
 
     def become(self, life: Life) -> None:
         """Change ``life``, and what follows from it."""
@@ -85,6 +87,11 @@ class SimInstance:
     def parked(self, slot: int) -> Queue:
         """Put aside in host memory, in order of parking."""
         return self._parked[slot].values()
+
+    @property
+    def returning(self) -> Queue:
+        """On their way back from the host beside the steps, in order of resuming."""
+        return self._returning.values()
 
     def num_decoding(self, slot: int) -> int:
         """Requests decoding in a slot."""

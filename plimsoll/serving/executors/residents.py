@@ -4,12 +4,14 @@ Every change of state is made here, with its blocks, its counts and its row of t
 the time that the engine says. Which requests, and when, is the engine's matter.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from plimsoll.serving.executors.instance import SimInstance
 from plimsoll.serving.executors.recorder import FAILED, FINISHED, Recorder
 from plimsoll.serving.executors.requests import SimRequest
 from plimsoll.serving.executors.slots import Slot
+from plimsoll.serving.executors.swaps import Swaps
+from plimsoll.serving.kv.numbered import NumberedPool
 from plimsoll.serving.policy import (
     Abort,
     Park,
@@ -23,7 +25,13 @@ from plimsoll.serving.policy import (
 )
 from plimsoll.spec.errors import PolicyError
 
-__all__ = ["Residents"]
+__all__ = ["Residents", "num_common"]
+
+
+def num_common(ours: Sequence[int], theirs: Sequence[int]) -> int:
+    """How many leading elements are equal."""
+    pairs = enumerate(zip(ours, theirs, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(ours), len(theirs)))
 
 
 class Residents:
@@ -55,6 +63,8 @@ class Residents:
         """Requests that moved here while they ran and have no place in a step yet."""
         self.refused: list[Refused] = []
         """Decisions of this instance's policy that came too late."""
+        self.swaps: Swaps | None = None
+        """None: a swap is one copy of everything, and the step waits for it."""
         self._view = view
         self._outputs = outputs
         self._recorder = recorder
@@ -150,6 +160,8 @@ class Residents:
         if request.phase is Phase.DECODE and request.slot == slot.index:
             self.stop_decoding(request, slot)
             self.inst._pool.trim(request)
+            if self.swaps is not None:  # a copy is of use only where the request runs
+                self.swaps.drop(request.id)
             request.phase = Phase.MOVING
             request.slot = -1
 
@@ -174,9 +186,18 @@ class Residents:
                 continue
             running = len(inst._decoding[slot.index]) + len(inst._prefilling[slot.index])
             if running < inst.max_num_seqs:
-                self.join(request, slot)
+                self.seat(request, slot)
             else:
                 inst.waiting.appendleft(request)
+
+    def seat(self, request: SimRequest, slot: Slot) -> None:
+        """A request with KV goes on: it decodes, or prefills what is left of its prompt."""
+        if request.pending == 1 and request.generated:
+            self.join(request, slot)
+        else:
+            request.phase = Phase.PREFILL
+            request.slot = slot.index
+            self.inst._prefilling[slot.index][request.id] = request
 
     def detach(self, request: SimRequest) -> None:
         """Take a request off the instance, wherever it is, and give its blocks back."""
@@ -189,11 +210,16 @@ class Residents:
             del inst._prefilling[request.slot][request.id]
         elif request.phase is Phase.PARKED:
             del inst._parked[request.slot][request.id]
-            inst._pool.host_free += -(-request.computed // inst._pool.block_tokens)
+            if self.swaps is None:
+                inst._pool.host_free += -(-request.computed // inst._pool.block_tokens)
+        elif request.phase is Phase.RETURNING:
+            del inst._returning[request.id]
         elif request.phase is Phase.WAITING and request in inst.waiting:
             inst.waiting.remove(request)
         if request.has_blocks:
             inst._pool.release(request)
+        if self.swaps is not None:
+            self.swaps.drop(request.id)
         request.slot = -1
 
     def close(self, request: SimRequest, status: int, now_s: float) -> None:
@@ -204,6 +230,10 @@ class Residents:
             if self._next_keys is not None:
                 inst._pool.publish_ended(request, self._next_keys(request.id), request.computed)
             inst._pool.release(request)
+        if self.swaps is not None:
+            if status == FINISHED:
+                self.swaps.hand_on(request, self.kept_tokens(request))
+            self.swaps.drop(request.id)
         self.alive.pop(request.id, None)
         request.slot = -1
         i, generated = request.id, request.generated
@@ -227,6 +257,8 @@ class Residents:
             raise PolicyError(f"{action}: the request is {request.phase.value}, not running here")
         blocks = -(-request.computed // pool.block_tokens)
         swap = action.how == "swap" and request.phase is Phase.DECODE
+        if self.swaps is not None and request.phase is Phase.PREFILL and request.computed:
+            swap = action.how == "swap"
         if swap and (blocks > pool.host_free or (self._unlucky is not None and self._unlucky())):
             self.refused.append(Refused(action, f"{pool.host_free} host blocks are free"))
             return 0.0
@@ -237,15 +269,29 @@ class Residents:
             del inst._prefilling[slot.index][request.id]
         else:
             inst.waiting.remove(request)
+        if self.swaps is not None:
+            if swap:
+                self.swaps.leave(request, now_s)
+            else:
+                self.swaps.drop(request.id)
         pool.release(request)
         request.preemptions += 1
         self.end_park(request, now_s)  # it may have been on its way back
         request.parked_at_s = now_s
         if swap:
-            pool.host_free -= blocks
             request.phase = Phase.PARKED
             inst._parked[slot.index][request.id] = request
+            if self.swaps is not None:
+                return 0.0  # the swap manager's copies are paid where the step begins
+            pool.host_free -= blocks
             return inst.clock.swap_s(request.computed)
+        self._requeue(request, before, now_s)
+        return 0.0
+
+    def _requeue(self, request: SimRequest, before: int, now_s: float) -> None:
+        """A request that was taken off its place waits to be computed again; ``before`` of its
+        tokens were pending."""
+        inst, pool = self.inst, self.inst._pool
         request.drop_kv()
         request.phase = Phase.WAITING
         request.slot = -1
@@ -254,7 +300,18 @@ class Residents:
         if -(-(request.pending + 1) // pool.block_tokens) + pool.per_request > pool.total:
             self.detach(request)
             self.close(request, FAILED, now_s)
-        return 0.0
+
+    def redo_lost(self, now_s: float) -> None:
+        """Requests whose copy failed are computed again."""
+        assert self.swaps is not None
+        lost, self.swaps.lost = self.swaps.lost, []
+        for request_id in lost:
+            request = self.alive[request_id]
+            before = request.pending
+            self.detach(request)
+            self._requeue(request, before, now_s)
+            if request.parked_at_s is None:
+                request.parked_at_s = now_s
 
     def resume(self, action: Resume, request: SimRequest, slot: Slot, now_s: float) -> float:
         inst, pool = self.inst, self.inst._pool
@@ -265,12 +322,89 @@ class Residents:
             raise PolicyError(f"{action}: its {computed} tokens do not fit in {pool.free} blocks")
         self.check_room(action, slot)
         del inst._parked[slot.index][request.id]
-        pool.host_free += -(-computed // pool.block_tokens)
+        if self.swaps is None:
+            pool.host_free += -(-computed // pool.block_tokens)
         pool.attach(request)
-        pool.grow(request, computed)
+        if self.swaps is None:
+            pool.grow(request, computed)
+        else:
+            self.swaps.grow(request)
+            if request.generated == 0 and request.preemptions == 0:
+                self._recorder.scheduled_s[request.id] = now_s
+                self._recorder.prefill_instance[request.id] = inst.id
+            if not self.swaps.come_back(request, self._num_going_on(slot), now_s):
+                request.phase = Phase.RETURNING
+                request.slot = -1
+                inst._returning[request.id] = request
+                return 0.0
+            self.end_park(request, now_s)
+            self.seat(request, slot)
+            return 0.0
         self.end_park(request, now_s)
         self.join(request, slot)
         return inst.clock.swap_s(computed)
+
+    def begin_parked(self, request: SimRequest) -> bool:
+        """A turn of a session whose last turn left KV on the host is swapped out with it."""
+        swaps = self.swaps
+        if swaps is None or request.computed or request.generated:
+            return False
+        tokens = swaps.adopt(request, self.shared_tokens(request))
+        if not tokens:
+            return False
+        request.add_computed(tokens)
+        self._recorder.cached_tokens[request.id] = tokens
+        self.inst.outstanding_tokens += request.pending
+        request.phase = Phase.PARKED
+        request.slot = 0
+        self.inst._parked[0][request.id] = request
+        return True
+
+    def shared_tokens(self, request: SimRequest) -> int:
+        """Tokens of a new turn that are the session's earlier ones; one at least stays to run."""
+        return request.prompt_tokens - 1
+
+    def kept_tokens(self, request: SimRequest) -> int:
+        """Tokens of a turn that ended with which the session's next one begins."""
+        assert self.swaps is not None
+        unit, ours = self.swaps.key_tokens, request.prefix_keys
+        theirs = self._next_keys(request.id) if self._next_keys is not None else []
+        common = num_common(ours, theirs)
+        if common < len(ours):
+            return common * unit
+        return min(request.computed, len(theirs) * unit)
+
+    def wait_for_copies(self, slot: Slot, now_s: float) -> float:
+        """Give the decodes of the step that begins their blocks; how long it waits for copies."""
+        assert self.swaps is not None
+        pool = self.inst._pool
+        assert isinstance(pool, NumberedPool)
+        if slot.num_decodes:
+            pool.take(pool.blocks_of_steps(slot.index, 0, 1))
+            slot.accounted = 1
+            for request in self.inst._decoding[slot.index].values():
+                pool.cover(request, request.computed + 1)
+        self.swaps.wait_for_blocks(now_s)
+        return self.swaps.stall_s(now_s)
+
+    def copied(self, event: int, now_s: float, *, failed: bool = False) -> bool:
+        """A copy beside the steps ended: its request goes on; whether that changed anything."""
+        assert self.swaps is not None
+        landed = self.swaps.copied(event, now_s, failed=failed)
+        if landed is not None:
+            request = self.alive[landed]
+            del self.inst._returning[landed]
+            self.end_park(request, now_s)
+            request.phase = Phase.WAITING
+            self.landed.append(request)
+        if not self.swaps.lost:
+            return landed is not None
+        self.redo_lost(now_s)
+        return True
+
+    def _num_going_on(self, slot: Slot) -> int:
+        """Requests that run in the step about to begin whatever comes back."""
+        return len(self.inst._decoding[slot.index]) + len(self.inst._prefilling[slot.index])
 
     def end_park(self, request: SimRequest, now_s: float) -> None:
         if request.parked_at_s is not None:

@@ -8,7 +8,7 @@ same bytes out.
 Left out: network contention beyond one transfer at a time in and out of an instance.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import heappop
 from typing import Any
@@ -26,8 +26,10 @@ from plimsoll.serving.executors.intake import Intake
 from plimsoll.serving.executors.recorded_links import Outside, RecordedLinks
 from plimsoll.serving.executors.recorder import CANCELLED, Recorder
 from plimsoll.serving.executors.requests import SimRequest
+from plimsoll.serving.executors.swaps import Swaps
 from plimsoll.serving.executors.transfers import Transfers
 from plimsoll.serving.executors.view import RunView
+from plimsoll.serving.kv.swap_manager import SwapSpec
 from plimsoll.serving.policy import Arrive, ClusterPolicy, Life, Tick
 from plimsoll.spec.errors import SpecError
 from plimsoll.spec.record import RunRecord
@@ -52,11 +54,13 @@ class SimulatedExecutor:
 
     ``transfer_s(source, target, tokens)`` is the time to move KV between two instances;
     ``reach_s(prompt tokens)`` what a request takes from its arrival to the router, 0 if None.
-    ``refusal_rate`` is the chance that a move or swap is refused, for testing policies.
+    ``refusal_rate`` is the chance that a move or swap is refused, for testing policies,
+    ``copy_failure_rate`` that a copy of a swap manager fails.
     ``decisions`` collects (time, instance, slot, step or action) when ``log_decisions``.
     ``ended_keys(request)`` are the prefix keys of prompt and output together, for replaying a run
     whose engine kept outputs in its prefix cache; ``outside`` is what came from outside in it,
-    in place of ``transfer_s`` and the router's clock.
+    in place of ``transfer_s`` and the router's clock; ``copy_ends`` when copies beside the steps
+    ended, by instance and event, and whether they failed.
     """
 
     def __init__(
@@ -69,11 +73,13 @@ class SimulatedExecutor:
         seed: int = 0,
         faults: Sequence[Fault] = (),
         refusal_rate: float = 0.0,
+        copy_failure_rate: float = 0.0,
         fast_forward: bool = True,
         log_decisions: bool = False,
         check_books: bool = False,
         ended_keys: Callable[[int], list[int]] | None = None,
         outside: Outside | None = None,
+        copy_ends: Sequence[Mapping[int, tuple[float, bool]]] | None = None,
     ) -> None:
         if not instances:
             raise SpecError("a simulation needs at least one instance")
@@ -89,11 +95,13 @@ class SimulatedExecutor:
         self._seed = seed
         self._faults = list(faults)
         self._refusal_rate = refusal_rate
+        self._copy_failure_rate = copy_failure_rate
         self._fast_forward = fast_forward
         self._log_decisions = log_decisions
         self._check_books = check_books
         self._ended_keys = ended_keys
         self._outside = outside
+        self._copy_ends = copy_ends
         self.decisions: list[tuple[float, int, int, object]] = []
 
     def run(
@@ -111,6 +119,16 @@ class SimulatedExecutor:
         run = _Run(self, workload)
         run.go(until_s, stop)
         refused = run.num_refused + sum(len(engine.refused) for engine in run.engines)
+        swaps = [engine.swaps for engine in run.engines if engine.swaps is not None]
+        if swaps:
+            managers = [one.manager for one in swaps]
+            meta = {
+                "swap_out_blocks": sum(m.num_out_blocks for m in managers),
+                "swap_in_blocks": sum(m.num_back_blocks for m in managers),
+                "swap_out_blocks_whole": sum(m.num_whole_blocks for m in managers),
+                "swap_wait_s": sum(one.wait_s for one in swaps),
+                **(meta or {}),
+            }
         totals = {
             "seed": self._seed,
             "workload": workload.name,
@@ -146,6 +164,7 @@ class _Run(Coordinator):
             unit_tokens=workload.prefix_block_tokens,
             seed=executor._seed,
             refusal_rate=executor._refusal_rate,
+            copy_failure_rate=executor._copy_failure_rate,
             log=(lambda *row: executor.decisions.append(row)) if executor._log_decisions else None,
             name=workload.name,
         )
@@ -177,11 +196,19 @@ class _Run(Coordinator):
             on_end=self._ended,
             on_stage=self._stage_done,
             unlucky=self._unlucky if self._refusal_rate else None,
-            next_keys=next_keys if unit_tokens else None,
+            next_keys=next_keys if unit_tokens or spec.swapping is not None else None,
             log=self._log,
             fast_forward=self._executor._fast_forward,
             now=self._now,
         )
+
+    def _swaps(
+        self, spec: InstanceSpec, swapping: SwapSpec, engine: Engine, key_tokens: int
+    ) -> Swaps:
+        swaps = super()._swaps(spec, swapping, engine, key_tokens)
+        if self._executor._copy_ends is not None:
+            swaps.told = self._executor._copy_ends[engine.inst.id]
+        return swaps
 
     def _links(self) -> Transfers:
         outside = self._executor._outside

@@ -115,6 +115,21 @@ class GroupAllocator:
         self._tails.pop(request, None)
         self._idle.discard(request)
 
+    def shrink(self, request: int, num_blocks: int) -> None:
+        """Give back the last ``num_blocks`` blocks of a request; room around them stays its own,
+        but not whole groups."""
+        groups = self._groups[request]
+        while num_blocks:
+            group = groups[-1]
+            taken = min(group.used, num_blocks)
+            group.used -= taken
+            self.used -= taken
+            num_blocks -= taken
+            if num_blocks:
+                groups.pop()
+                self._free_run(group.start, group.length)
+        self._note_tail(request)
+
     def mark(self, request: int, *, running: bool) -> None:
         """Say whether a request is about to need its tail; new ones are taken to be."""
         if request not in self._groups:

@@ -7,7 +7,7 @@ Invariant (``check``): free numbers, numbers of units and private numbers of tab
 and together are all.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from plimsoll.serving.executors.requests import SimRequest
 from plimsoll.serving.kv.paged import Holder, PagedPool
@@ -16,9 +16,13 @@ __all__ = ["NumberedPool"]
 
 
 class NumberedPool(PagedPool):
-    """See the module text. ``tables`` maps a request's id to its block numbers, in order."""
+    """See the module text. ``tables`` maps a request's id to its block numbers, in order.
 
-    __slots__ = ("_free_numbers", "_units", "tables")
+    ``fresh`` collects the numbers handed out, if it is a list: who copies blocks asks for them.
+    ``held_back`` are given out last, and first where ``busy_first`` is set: to who waits anyway.
+    """
+
+    __slots__ = ("_free_numbers", "_units", "busy_first", "fresh", "held_back", "tables")
 
     def __init__(
         self,
@@ -37,6 +41,9 @@ class NumberedPool(PagedPool):
             host_blocks=host_blocks,
         )
         self.tables: dict[int, list[int]] = {}
+        self.fresh: list[int] | None = None
+        self.held_back: Collection[int] = ()
+        self.busy_first = False
         self._free_numbers = list(range(total - 1, -1, -1))
         self._units: dict[int, list[int]] = {}
 
@@ -58,8 +65,27 @@ class NumberedPool(PagedPool):
     def cover(self, request: SimRequest, num_tokens: int) -> None:
         """Number blocks for ``num_tokens`` tokens in all; they are counted already."""
         table = self.tables[request.id]
-        for _ in range(-(-num_tokens // self.block_tokens) - len(table)):
-            table.append(self._free_numbers.pop())
+        more = -(-num_tokens // self.block_tokens) - len(table)
+        if more > 0:
+            found = self._number(request.id, more)
+            table += found
+            if self.fresh is not None:
+                self.fresh += found
+
+    def _number(self, request: int, num_blocks: int) -> list[int]:
+        """So many numbers that are free."""
+        free, busy = self._free_numbers, self.held_back
+        if not busy:
+            return [free.pop() for _ in range(num_blocks)]
+        found: list[int] = []
+        aside: list[int] = []
+        while free and len(found) < num_blocks:
+            number = free.pop()
+            (aside if (number in busy) is not self.busy_first else found).append(number)
+        while len(found) < num_blocks:
+            found.append(aside.pop(0))
+        free.extend(reversed(aside))
+        return found
 
     def trim(self, request: SimRequest) -> None:
         """Give back numbers that were covered for a step that is not the request's any more."""

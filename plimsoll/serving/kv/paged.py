@@ -40,6 +40,7 @@ class PagedPool:
         "_references",
         "_unused",
         "block_tokens",
+        "busy",
         "caching",
         "held",
         "host_free",
@@ -66,6 +67,7 @@ class PagedPool:
         self.unit_blocks = unit_tokens // block_tokens
         self.caching = unit_tokens > 0
         self.held = 0
+        self.busy = 0
         self.host_free = host_blocks
         self._references: dict[int, int] = {}
         self._unused: OrderedDict[int, None] = OrderedDict()

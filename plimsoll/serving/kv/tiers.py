@@ -102,6 +102,31 @@ class HostCopies:
         copy.away = False
         return self._blocks(copy.valid_tokens)
 
+    @property
+    def room(self) -> int:
+        """Blocks that a swap-out of the highest priority can have: all but those of requests that
+        are swapped out."""
+        away = (copy for copy in self._copies.values() if copy.away)
+        return self.total - sum(self._blocks(copy.valid_tokens) for copy in away)
+
+    def hand_on(self, request: int, heir: int, num_tokens: int) -> None:
+        """A request ended whose first ``num_tokens`` tokens another may begin with: its copy of
+        them is the heir's now, in place of an older one."""
+        copy = self._copies.get(request)
+        if copy is None:
+            return
+        tokens = min(num_tokens, copy.valid_tokens)
+        self._cut(request, tokens)
+        if heir in self._copies:
+            self._cut(heir, 0)
+        if tokens:
+            copy.away = False
+            self._copies[heir] = self._copies.pop(request)
+
+    def claim(self, request: int) -> None:
+        """The copy is all there is of a request's KV: it must not be cut before ``swap_in``."""
+        self._copies[request].away = True
+
     def fail(self, request: int, sent_tokens: int) -> None:
         """Sending failed: only ``sent_tokens`` leading tokens are there; the rest is lost.
 

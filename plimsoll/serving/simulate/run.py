@@ -8,7 +8,7 @@ Source of the parts: docs/concepts/simulator.md.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 
 from plimsoll import __version__
 from plimsoll.cost.clock import StepClock
@@ -24,6 +24,7 @@ from plimsoll.serving.policies import POLICIES
 from plimsoll.serving.policy import ClusterPolicy, StepPolicy
 from plimsoll.serving.routers import ROUTERS, AutoscaledPolicy
 from plimsoll.serving.simulate.placement import Seat, seats
+from plimsoll.serving.simulate.swapping import swap_spec
 from plimsoll.spec.errors import InfeasibleError, UnsupportedError
 from plimsoll.spec.hardware import Fleet
 from plimsoll.spec.io import plain
@@ -31,6 +32,7 @@ from plimsoll.spec.model import ModelSpec, MoeFfn
 from plimsoll.spec.plan import (
     ChunkedPrefill,
     DisaggRouter,
+    FairSwap,
     OrcaConfig,
     Pool,
     PrefillFirst,
@@ -125,6 +127,13 @@ def build(
         host_bytes = sum(t.capacity_bytes for t in seat.device.tiers if t.kind == "ddr")
         block_bytes = max(token_bytes * capacity.block_tokens, 1.0)
         host_blocks = int(host_bytes * pool.parallel.num_devices / block_bytes)
+        swapping = swap_spec(
+            pool,
+            block_bytes=block_bytes / pool.parallel.num_devices,
+            pieces_per_block=2 * sum(group.count for group in model.layers),
+            link_bytes_per_s=seat.device.host.bytes_per_s,
+            has_states=capacity.blocks_per_request > 0,
+        )
         instances.append(
             InstanceSpec(
                 role=pool.role,
@@ -133,10 +142,11 @@ def build(
                 num_blocks=capacity.num_blocks,
                 block_tokens=capacity.block_tokens,
                 blocks_per_request=capacity.blocks_per_request,
-                host_blocks=min(host_blocks, capacity.num_blocks),
+                host_blocks=host_blocks if swapping else min(host_blocks, capacity.num_blocks),
                 max_num_seqs=pool.max_num_seqs,
                 max_model_len=max_len,
                 prefix_caching=pool.prefix_caching and capacity.blocks_per_request == 0,
+                swapping=swapping,
             )
         )
 
@@ -196,7 +206,7 @@ def reach_s(plan: ServingPlan, model: ModelSpec, fleet: Fleet) -> Callable[[int]
 def batched_tokens(pool: Pool, max_model_len: int) -> int:
     """The most tokens one step of the pool's policy can run, which sizes activations."""
     policy = pool.policy
-    if isinstance(policy, ChunkedPrefill):
+    if isinstance(policy, ChunkedPrefill | FairSwap):
         return policy.token_budget
     if isinstance(policy, PrefillFirst):
         return policy.max_batched_tokens
@@ -236,7 +246,9 @@ def policy_for(pool: Pool, clock: StepClock) -> StepPolicy:
     options = {k: v for k, v in asdict(config).items() if k != "kind"}
     if isinstance(config, SplitFuse) and config.token_budget == 0:
         options["token_budget"] = saturation_tokens(clock, most=_MOST_SPLITFUSE_TOKENS)
-    policy: StepPolicy = POLICIES[config.kind](**options)
+    kind = POLICIES[config.kind]
+    known = {item.name for item in fields(kind)}
+    policy: StepPolicy = kind(**{k: v for k, v in options.items() if k in known})
     return policy
 
 

@@ -102,6 +102,7 @@ def open_run(
     host_bytes: float = float("inf"),
     tokenizer: str = "",
     link_bytes_per_s: float = float("inf"),
+    copy_bytes_per_s: float = float("inf"),
 ) -> LiveRun:
     """A started run in threads, that checks its books at every turn."""
 
@@ -114,6 +115,7 @@ def open_run(
             disk_folder=disk_folder,
             host_bytes=host_bytes,
             tokenizer=tokenizer,
+            copy_bytes_per_s=copy_bytes_per_s,
         )
         return LocalWorker(make_runner(setup), answer)  # type: ignore[arg-type]
 

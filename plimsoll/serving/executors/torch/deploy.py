@@ -26,12 +26,15 @@ from plimsoll.serving.executors.torch.worker import (
     make_runner,
 )
 from plimsoll.serving.simulate.run import batched_tokens, policy_for, router_for, scaled
+from plimsoll.serving.simulate.swapping import swap_spec
 from plimsoll.spec.errors import SpecError, UnsupportedError
 from plimsoll.spec.plan import Parallel, ServingPlan
 
 __all__ = ["ModelFacts", "deploy", "instance_specs", "model_facts"]
 
 _BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
+_HOST_SHARE = 2
+"""Host memory for copies that are kept, in units of KV memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +127,18 @@ def instance_specs(
             )
         blocks = min(blocks, -(-(max_len + 1) // pool.block_tokens) * pool.max_num_seqs)
         budget = batched_tokens(pool, max_len)
+        swapping = swap_spec(
+            pool,
+            block_bytes=token_bytes * pool.block_tokens,
+            pieces_per_block=1,
+            link_bytes_per_s=1e9,
+            has_states=facts.has_states,
+        )
+        if swapping and pool.parallel.num_devices > 1:
+            raise UnsupportedError(
+                "plan: policy fairswap runs on replicas of one device only, since ranks do not "
+                "agree when a copy is done; use another policy"
+            )
         spec_clock = clock or LinearClock(
             step_base_s=1e-3, token_s=1e-6, num_stages=pool.parallel.pp
         )
@@ -137,10 +152,11 @@ def instance_specs(
             policy=policy_for(pool, spec_clock),
             num_blocks=blocks,
             block_tokens=pool.block_tokens,
-            host_blocks=blocks,
+            host_blocks=_HOST_SHARE * blocks if swapping and swapping.reuse else blocks,
             max_num_seqs=pool.max_num_seqs,
             max_model_len=max_len,
             prefix_caching=pool.prefix_caching and not facts.has_states and budget > 0,
+            swapping=swapping,
         )
         found += [spec] * pool.replicas
     return scaled(found, plan)

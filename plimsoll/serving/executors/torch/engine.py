@@ -11,6 +11,7 @@ from typing import Any
 from plimsoll.serving.executors.engine import Engine
 from plimsoll.serving.executors.recorder import FAILED
 from plimsoll.serving.executors.requests import SimRequest
+from plimsoll.serving.executors.residents import num_common
 from plimsoll.serving.executors.slots import Slot
 from plimsoll.serving.executors.torch.messages import (
     AS_DRAWN,
@@ -25,6 +26,7 @@ from plimsoll.serving.executors.torch.messages import (
     Work,
 )
 from plimsoll.serving.executors.torch.sampling.finish import ends
+from plimsoll.serving.executors.torch.worker_swaps import WorkerSwaps
 from plimsoll.serving.generation import FinishReason, SamplingParams, TokenLogprobs
 from plimsoll.serving.kv.numbered import NumberedPool
 from plimsoll.serving.policy import Park, Phase, Resume
@@ -102,6 +104,10 @@ class TorchEngine(Engine):
         """The step that was sent ahead, by its serial."""
         self.deliveries: list[tuple[Conversation, int, TokenLogprobs | None]] = []
         self.busy_s = 0.0
+        self._unserved: set[int] = set()
+        """Requests of the step under way whose copy back failed: they got no token."""
+        self._said: dict[int, list[int]] = {}
+        """Tokens of sessions of which the host has KV."""
 
     @property
     def numbers(self) -> NumberedPool:
@@ -132,8 +138,30 @@ class TorchEngine(Engine):
     def _send_step(self, index: int, work: Sequence[Work]) -> int:
         self._step_serial += 1
         effects, self._effects = self._effects, []
-        self._send(StepWork(self._step_serial, index, effects, work))
+        waits, returning = self._waits()
+        self._send(StepWork(self._step_serial, index, effects, work, waits, returning))
         return self._step_serial
+
+    def _waits(self) -> tuple[list[int], dict[int, int]]:
+        """Copies that the next step waits for, and the requests that return by them."""
+        swaps = self.swaps
+        if not isinstance(swaps, WorkerSwaps):
+            return [], {}
+        waits, swaps.waits = swaps.waits, []
+        returning, swaps.returning = swaps.returning, {}
+        return waits, returning
+
+    def emit(self, effect: Effect) -> None:
+        """Have the worker do something before the next step."""
+        self._effects.append(effect)
+
+    def begin(self, slot: Slot, now_s: float) -> bool:
+        """See ``Engine``; copies begin though no step does."""
+        changed = super().begin(slot, now_s)
+        if self.swaps is not None and self._effects and not slot.busy:
+            effects, self._effects = self._effects, []
+            self._send(StepWork(-1, slot.index, effects, []))
+        return changed
 
     def _form(self, slot: Slot) -> None:
         """Send the step after the one under way; its tokens are those that one will draw."""
@@ -202,6 +230,8 @@ class TorchEngine(Engine):
                 else:
                     self.detach(request)
                     self.close(request, FAILED, now_s)
+        if self._unserved:
+            self._redo_unserved(slot, now_s)
         slot.busy = False
         self._finish_run(slot)
         return True
@@ -228,19 +258,63 @@ class TorchEngine(Engine):
         """See ``Residents``; a swap's copy goes with the step."""
         table = list(self.numbers.tables.get(request.id, ()))
         super().park(action, request, slot, now_s)
-        if request.phase is Phase.PARKED:
+        if request.phase is Phase.PARKED and self.swaps is None:
             self._effects.append(SwapOut(request.id, table, request.computed))
         return 0.0
 
     def resume(self, action: Resume, request: SimRequest, slot: Slot, now_s: float) -> float:
         """See ``Residents``."""
         super().resume(action, request, slot, now_s)
+        if self.swaps is not None:
+            return 0.0
         self._effects.append(SwapIn(request.id, list(self.numbers.tables[request.id])))
         return 0.0
+
+    def copied(self, event: int, now_s: float, *, failed: bool = False) -> bool:
+        """See ``Residents``; a failed copy that a step waits for is dealt with when it ends."""
+        swaps = self.swaps
+        if swaps is None:
+            return False
+        assert isinstance(swaps, WorkerSwaps)
+        unserved = swaps.heard(event, now_s, failed=failed)
+        if unserved is None:
+            return super().copied(event, now_s, failed=failed)
+        self._unserved.add(unserved)
+        slot = self.slots[0]
+        if not slot.busy:
+            self._redo_unserved(slot, now_s)
+        return True
+
+    def _redo_unserved(self, slot: Slot, now_s: float) -> None:
+        """Take the step's token back from requests that were not there, and compute them again."""
+        assert self.swaps is not None
+        pool, decoding = self.numbers, self.inst._decoding[slot.index]
+        before, num = pool.blocks_of_steps(slot.index, 0, slot.accounted), len(decoding)
+        unserved, self._unserved = self._unserved, set()
+        self.swaps.lost += [i for i in unserved if i in self.alive and self.alive[i].computed]
+        self.redo_lost(now_s)
+        if slot.busy and slot.num_decodes:
+            slot.num_decodes -= num - len(decoding)
+            pool.take(pool.blocks_of_steps(slot.index, 0, slot.accounted) - before)
+
+    def shared_tokens(self, request: SimRequest) -> int:
+        """See ``Residents``: of what the session said before."""
+        said = self._said.pop(request.session_id, [])
+        prompt = self._texts[request.id].prompt
+        return min(num_common(said, prompt), len(prompt) - 1)
+
+    def kept_tokens(self, request: SimRequest) -> int:
+        """See ``Residents``: all, and the next turn's prompt is held against them."""
+        text = self._texts[request.id]
+        if request.session_id >= 0 and self.swaps is not None and self.swaps.spec.reuse:
+            self._said[request.session_id] = text.span(0, request.computed)
+        return request.computed
 
     def close(self, request: SimRequest, status: int, now_s: float) -> None:
         """See ``Residents``."""
         super().close(request, status, now_s)
+        if self.swaps is not None and not self.swaps.manager.session_tokens(request.session_id):
+            self._said.pop(request.session_id, None)
         self.forget(request.id)
 
     def forget(self, request_id: int) -> None:
@@ -261,6 +335,8 @@ class TorchEngine(Engine):
         self._effects.clear()
         self._under_way.clear()
         self._formed = None
+        self._unserved.clear()
+        self._said.clear()
         return super().lose(now_s)
 
     def restarted(self, send: Callable[[Any], None]) -> None:

@@ -66,6 +66,17 @@ class KvStore:
         """Requests put aside here."""
         return len(self._swapped)
 
+    @property
+    def pages(self) -> dict[str, Tensor]:
+        """[blocks, ...] of every layer, "k.LAYER" and "v.LAYER"."""
+        found: dict[str, Tensor] = {}
+        for layer, keys in self.keys.items():
+            found[f"k.{layer}"] = keys
+            values = self.values[layer]
+            if values is not None:
+                found[f"v.{layer}"] = values
+        return found
+
     def numbers(self, blocks: Sequence[int], num_tokens: int) -> Tensor:
         """The block numbers that hold a request's first ``num_tokens`` tokens."""
         used = -(-num_tokens // self.block_tokens)

@@ -22,10 +22,12 @@ from plimsoll.serving.executors.engine import STEP_RANK, Engine
 from plimsoll.serving.executors.instance import SimInstance
 from plimsoll.serving.executors.recorder import CANCELLED, FAILED, FINISHED, REJECTED
 from plimsoll.serving.executors.requests import SimRequest
+from plimsoll.serving.executors.torch.embeds import Embeds
 from plimsoll.serving.executors.torch.engine import Conversation, TorchEngine
 from plimsoll.serving.executors.torch.links import WorkerLinks
 from plimsoll.serving.executors.torch.live_recorder import LiveRecorder
 from plimsoll.serving.executors.torch.messages import (
+    Copied,
     Embed,
     Embedded,
     Exported,
@@ -34,9 +36,12 @@ from plimsoll.serving.executors.torch.messages import (
     Ready,
     StepDone,
 )
+from plimsoll.serving.executors.torch.worker_swaps import WorkerSwaps
 from plimsoll.serving.executors.view import RunView
 from plimsoll.serving.kv.numbered import NumberedPool
+from plimsoll.serving.kv.paged import PagedPool
 from plimsoll.serving.kv.prefix_hash import prefix_hashes
+from plimsoll.serving.kv.swap_manager import SwapSpec
 from plimsoll.serving.policy import (
     Arrive,
     ClusterPolicy,
@@ -74,6 +79,7 @@ class _Submit:
     keys: list[int]
     priority: int
     request_class: str
+    session: int
 
 
 class LiveRun(Coordinator):
@@ -115,7 +121,7 @@ class LiveRun(Coordinator):
         self._lock = threading.Lock()
         self._next = 0
         self._over: list[Conversation] = []
-        self._embeds: dict[int, tuple[Callable[[Sequence[float] | str], None], int]] = {}
+        self._embeds = Embeds()
         self._start_worker = start_worker
         self._restarts = [0] * len(specs)
         self._generations = [0] * len(specs)
@@ -166,15 +172,23 @@ class LiveRun(Coordinator):
             self._push(self._clock() + self._router.tick_s, OUTSIDE, self._tick, ())
         self._thread.start()
 
-    def submit(self, text: Conversation, *, priority: int = 0, request_class: str = "") -> int:
-        """Queue a request; its id. Never blocks."""
+    def submit(
+        self,
+        text: Conversation,
+        *,
+        priority: int = 0,
+        request_class: str = "",
+        session: int = -1,
+    ) -> int:
+        """Queue a request; its id. Never blocks. ``session``: whose next turn it is."""
         keys = prefix_hashes(text.prompt, self.block_tokens) if self.caches_prefixes else []
         with self._lock:
             request = self._next
             self._next += 1
             if not self._over_for_good:
                 self._idle.clear()
-                self._inbox.put((-1, _Submit(request, text, keys, priority, request_class)))
+                asked = _Submit(request, text, keys, priority, request_class, session)
+                self._inbox.put((-1, asked))
                 return request
         self._end_unseen(text)
         return request
@@ -328,10 +342,10 @@ class LiveRun(Coordinator):
                 engine.complete(engine.slots[message.slot], self.now_s)
         elif isinstance(message, Exported):
             self._exported(message)
+        elif isinstance(message, Copied):
+            self._copied(index, message.event, failed=bool(message.why))
         elif isinstance(message, Embedded):
-            deliver, _ = self._embeds.pop(message.request, (None, 0))
-            if deliver is not None:
-                deliver(message.vector)
+            self._embeds.done(message)
             self._look_for_empty()
         elif isinstance(message, Failed):
             self._worker_lost(index, message.why)
@@ -349,6 +363,7 @@ class LiveRun(Coordinator):
             max_tokens=limit,
             prefix_keys=message.keys,
             request_class=message.request_class,
+            session_id=message.session,
             priority=message.priority,
         )
         self.live_recorder.num_requests = max(self.live_recorder.num_requests, i + 1)
@@ -395,9 +410,7 @@ class LiveRun(Coordinator):
         if not up:
             deliver(_NO_WORKER)
             return
-        index = up[message.request % len(up)]
-        self._embeds[message.request] = (deliver, index)
-        self._real(index).tell(message)
+        self._real(self._embeds.begin(message, deliver, up)).tell(message)
 
     def _tick(self) -> None:
         self._push(self.now_s + self._router.tick_s, OUTSIDE, self._tick, ())
@@ -445,10 +458,7 @@ class LiveRun(Coordinator):
         return lost
 
     def _halted(self, index: int) -> None:
-        for embed, (deliver, at) in list(self._embeds.items()):
-            if at == index:
-                del self._embeds[embed]
-                deliver(_WORKER_LOST)
+        self._embeds.end(_WORKER_LOST, index)
         old, self._workers[index] = self._workers[index], None
         self._generations[index] += 1
         if old is not None:
@@ -459,7 +469,7 @@ class LiveRun(Coordinator):
         self._launch_worker(index)
 
     def _holds_anything(self, index: int) -> bool:
-        return super()._holds_anything(index) or any(at == index for _, at in self._embeds.values())
+        return super()._holds_anything(index) or self._embeds.on(index)
 
     def _all_lost(self) -> bool:
         """Whether no worker is there and none will be started again."""
@@ -482,9 +492,7 @@ class LiveRun(Coordinator):
                 engine.detach(request)
                 engine.alive.pop(request.id, None)
             self._end_unplaced(request, FAILED)
-        for deliver, _ in self._embeds.values():
-            deliver(why)
-        self._embeds.clear()
+        self._embeds.end(why)
 
     # Deliveries
 
@@ -531,7 +539,22 @@ class LiveRun(Coordinator):
         assert isinstance(engine, TorchEngine)
         return engine
 
-    def _pool(self, spec: InstanceSpec, unit_tokens: int) -> NumberedPool:
+    def _swaps(
+        self, spec: InstanceSpec, swapping: SwapSpec, engine: Engine, key_tokens: int
+    ) -> WorkerSwaps:
+        assert isinstance(engine, TorchEngine)
+        return WorkerSwaps(
+            swapping,
+            engine.numbers,
+            host_blocks=spec.host_blocks,
+            longest_tokens=min(spec.max_model_len, spec.num_blocks * spec.block_tokens),
+            later=lambda at_s, event: None,
+            emit=engine.emit,
+        )
+
+    def _pool(self, spec: InstanceSpec, unit_tokens: int) -> PagedPool:
+        if spec.swapping is not None:
+            return super()._pool(spec, unit_tokens)
         return NumberedPool(
             total=spec.num_blocks,
             block_tokens=spec.block_tokens,

@@ -1,13 +1,15 @@
 """What an engine tells a worker, and what it hears back. Plain data that crosses processes."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from plimsoll.serving.generation import SamplingParams, TokenLogprobs
 
 __all__ = [
     "AS_DRAWN",
+    "BringBack",
+    "Copied",
     "Effect",
     "Embed",
     "Embedded",
@@ -15,10 +17,12 @@ __all__ = [
     "Exported",
     "Failed",
     "Forget",
+    "HandOn",
     "Import",
     "Prepare",
     "Ready",
     "Register",
+    "SendOut",
     "StepDone",
     "StepWork",
     "SwapIn",
@@ -67,6 +71,44 @@ class SwapIn:
 
 
 @dataclass(frozen=True, slots=True)
+class SendOut:
+    """Begin to copy these blocks, a request's from ``first`` on, to the host; ``Copied`` says when
+    that is done."""
+
+    event: int
+    request: int
+    blocks: Sequence[int]
+    first: int
+
+
+@dataclass(frozen=True, slots=True)
+class BringBack:
+    """Begin to copy a request's first blocks back into these, once the events ``after`` fired."""
+
+    event: int
+    request: int
+    blocks: Sequence[int]
+    after: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class HandOn:
+    """The first ``num_blocks`` blocks of a request's host copy are the heir's; 0: are dropped."""
+
+    request: int
+    heir: int
+    num_blocks: int
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """A copy ended; ``why`` it failed, if it did."""
+
+    event: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Wipe:
     """Zero the blocks of a request that is broken: they may hold what is not a number."""
 
@@ -74,7 +116,7 @@ class Wipe:
     blocks: Sequence[int]
 
 
-Effect = Register | Forget | SwapOut | SwapIn | Wipe
+Effect = Register | Forget | SwapOut | SwapIn | SendOut | BringBack | HandOn | Wipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +136,18 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class StepWork:
-    """One engine step: effects first, then one pass over ``work``; decodes are last."""
+    """One engine step: effects first, then one pass over ``work``; decodes are last.
+
+    The pass waits for the copies ``waits``; work of a request in ``returning``, by the event of its
+    copy, is left out if that failed.
+    """
 
     serial: int
     slot: int
     effects: Sequence[Effect]
     work: Sequence[Work]
+    waits: Sequence[int] = ()
+    returning: Mapping[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,9 @@
 
 The simulator gets the measured duration of each step in order and the output lengths that came
 out, and asks the policies anew. Equal decision logs mean that both executors show policies the
-same and carry out the same. Ticks and copies between instances come when they came. Left out:
-pipelines, restarts of workers, cancellations.
+same and carry out the same. Ticks, copies between instances and copies beside the steps come when
+they came. Left out: pipelines, restarts of workers, cancellations, sessions that begin with what
+the host kept, copies that failed a step.
 """
 
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from plimsoll.serving.executors.coordinator import InstanceSpec
 from plimsoll.serving.executors.recorded_links import Outside
 from plimsoll.serving.executors.simulated import SimulatedExecutor
 from plimsoll.serving.executors.torch.live_run import LiveRun
+from plimsoll.serving.executors.torch.worker_swaps import WorkerSwaps
 from plimsoll.serving.policy import ClusterPolicy
 from plimsoll.spec.record import RunRecord
 from plimsoll.spec.workload import Workload
@@ -95,9 +97,11 @@ def replay(run: LiveRun, specs: Sequence[InstanceSpec], router: ClusterPolicy) -
         for key in run.prompt_keys[i]:
             names.setdefault(key, len(names))
     ended = {i: [names.setdefault(key, len(names)) for key in keys] for i, keys in run.keys.items()}
+    swaps = [engine.swaps for engine in run.engines]
     executor = SimulatedExecutor(
         timed,
         router,
+        copy_ends=[s.ended if isinstance(s, WorkerSwaps) else {} for s in swaps],
         fast_forward=False,
         log_decisions=True,
         ended_keys=ended.__getitem__ if run.caches_prefixes else None,

@@ -7,26 +7,31 @@ queue, clock or policy. A rank of a group of workers is a ``ranks.RankRunner``.
 import contextlib
 import threading
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from plimsoll.models.context import Context, Decoder, FullContext
+from plimsoll.serving.executors.torch.copy_lanes import CopyLanes
 from plimsoll.serving.executors.torch.decode_graphs import DecodeGraphs, can_capture
 from plimsoll.serving.executors.torch.kv_store import KvStore
 from plimsoll.serving.executors.torch.messages import (
     AS_DRAWN,
+    BringBack,
+    Copied,
     Effect,
     Embed,
     Embedded,
     Export,
     Exported,
     Forget,
+    HandOn,
     Import,
     Prepare,
     Register,
+    SendOut,
     StepDone,
     StepWork,
     SwapIn,
@@ -79,6 +84,27 @@ class Runner:
         captured = can_capture(model, store.device)
         self.graphs = DecodeGraphs(model, store) if captured else None
         self._preparing = threading.Lock()
+        self.report: Callable[[Copied], None] = lambda message: None
+        """Told of copies beside the steps, from other threads."""
+        self.copy_bytes_per_s = float("inf")
+        self._lanes: CopyLanes | None = None
+
+    @property
+    def lanes(self) -> CopyLanes:
+        """What copies beside the steps; its threads start when it is first asked for."""
+        if self._lanes is None:
+            self._lanes = CopyLanes(
+                self.store.pages, self._report, bytes_per_s=self.copy_bytes_per_s
+            )
+        return self._lanes
+
+    def close(self) -> None:
+        """End the threads that copy."""
+        if self._lanes is not None:
+            self._lanes.close()
+
+    def _report(self, message: Copied) -> None:
+        self.report(message)
 
     @property
     def num_known(self) -> int:
@@ -90,7 +116,11 @@ class Runner:
         """Effects, one pass, one draw."""
         started = time.perf_counter()
         broken = self._apply_all(message.effects)
-        work = [w for w in map(self._filled_in, message.work) if w and w.request not in broken]
+        left_out = set(broken)
+        if message.waits:
+            failed = self.lanes.wait(message.waits)
+            left_out |= {message.returning[e] for e in failed if e in message.returning}
+        work = [w for w in map(self._filled_in, message.work) if w and w.request not in left_out]
         tokens: dict[int, int] = {}
         logprobs: dict[int, TokenLogprobs] = {}
         logits = self._logits(work) if work else None
@@ -182,6 +212,10 @@ class Runner:
             self.store.wipe(effect.blocks)
         elif isinstance(effect, SwapOut):
             self.store.swap_out(effect.request, effect.blocks, effect.num_tokens)
+        elif isinstance(effect, SendOut | BringBack):
+            self.lanes.begin(effect)
+        elif isinstance(effect, HandOn):
+            self.lanes.hand_on(effect.request, effect.heir, effect.num_blocks)
         else:
             assert isinstance(effect, SwapIn)
             self.store.swap_in(effect.request, effect.blocks)

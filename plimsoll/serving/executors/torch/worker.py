@@ -5,6 +5,7 @@ go to ``answer`` from another thread. A worker process ends when its pipe does, 
 the engine; SIGINT is the engine's matter.
 """
 
+import contextlib
 import multiprocessing
 import os
 import queue
@@ -49,7 +50,8 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 class WorkerSetup:
     """What a worker builds. ``dtype`` "" keeps the checkpoint's; ``tokenizer`` is the JSON text
     of a ``tokenizer.json``, "" if no request may ask for a schema; ``max_length`` the longest
-    sequence that will be run, 0 for what the configuration says."""
+    sequence that will be run, 0 for what the configuration says; ``copy_bytes_per_s`` slows the
+    copies of a swap manager down, for tests."""
 
     folder: Path
     num_blocks: int
@@ -62,6 +64,7 @@ class WorkerSetup:
     tokenizer: str = ""
     host_bytes: float = float("inf")
     disk_folder: Path | None = None
+    copy_bytes_per_s: float = float("inf")
 
 
 def make_runner(
@@ -94,7 +97,9 @@ def make_runner(
     grammars = None
     if setup.tokenizer and setup.eos_ids:
         grammars = Grammars(Tokenizer.from_str(setup.tokenizer), setup.eos_ids)
-    return kind(model, store, grammars=grammars, eos_ids=setup.eos_ids)
+    runner = kind(model, store, grammars=grammars, eos_ids=setup.eos_ids)
+    runner.copy_bytes_per_s = setup.copy_bytes_per_s
+    return runner
 
 
 def _handle(runner: Runner, message: Any) -> Any:
@@ -126,6 +131,7 @@ class LocalWorker:
         self._answer = answer
         self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._num_threads = torch.get_num_threads()
+        runner.report = answer
         self._thread = threading.Thread(target=self._work, name="worker", daemon=True)
         self._thread.start()
         answer(Ready(os.getpid()))
@@ -138,6 +144,7 @@ class LocalWorker:
         """Stop after what is queued."""
         self._queue.put(None)
         self._thread.join(timeout=30)
+        self._runner.close()
 
     def _work(self) -> None:
         torch.set_num_threads(self._num_threads)  # OpenMP keeps the count thread by thread
@@ -214,11 +221,18 @@ def work_through(
         torch.set_num_threads(setup.num_threads)
     try:
         runner = start(setup)
-        pipe.send(Ready(os.getpid()))
+        lock = threading.Lock()
+
+        def send(result: Any) -> None:
+            with lock, contextlib.suppress(OSError, ValueError):  # nobody is left to hear it
+                pipe.send(result)
+
+        runner.report = send
+        send(Ready(os.getpid()))
         while (message := pipe.recv()) is not None:
             result = own(runner, _handle(runner, message))
             if result is not None:
-                pipe.send(result)
+                send(result)
     except EOFError:
         return
     except PlimsollError as error:

@@ -13,6 +13,7 @@ from plimsoll.spec.plan import (
     ChunkedPrefill,
     DisaggRouter,
     FreenessRouter,
+    KvPoolRouter,
     LeastDemandRouter,
     LeastWorkRouter,
     OrcaConfig,
@@ -65,6 +66,7 @@ _ROUTERS: dict[str, RouterConfig] = {
     "least-demand": LeastDemandRouter(),
     "prefix-affine": PrefixAffineRouter(),
     "freeness": FreenessRouter(),
+    "kv-pool": KvPoolRouter(),
 }
 _APART = "disaggregated"
 
@@ -143,6 +145,12 @@ def _routed(plan: ServingPlan, workload: Workload, name: str) -> Variant:
         why = "requests do not move live between pipelines"
     elif name == "freeness" and len({pool.block_tokens for pool in plan.pools}) > 1:
         why = "requests do not move live between pools of different block sizes"
+    elif name == "kv-pool" and any(pool.parallel.pp > 1 for pool in plan.pools):
+        why = "pipelines do not lend KV memory"
+    elif name == "kv-pool" and len({pool.block_tokens for pool in plan.pools}) > 1:
+        why = "pools of different block sizes do not lend each other KV memory"
+    elif name == "kv-pool" and plan.engine == "plimsoll":
+        why = "attention to KV on other replicas is not measured for this engine"
     if why:
         return Variant(name=name, kind="router", why_not=why)
     return Variant(name=name, kind="router", plans=(replace(plan, router=_ROUTERS[name]),))

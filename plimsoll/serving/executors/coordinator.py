@@ -17,6 +17,7 @@ import numpy as np
 from plimsoll.cost.clock import StepClock
 from plimsoll.serving.executors.engine import Engine
 from plimsoll.serving.executors.instance import SimInstance
+from plimsoll.serving.executors.loans import Loans
 from plimsoll.serving.executors.recorder import CANCELLED, REJECTED, UNFINISHED, Recorder
 from plimsoll.serving.executors.requests import SimRequest
 from plimsoll.serving.executors.transfers import Transfers
@@ -31,8 +32,10 @@ from plimsoll.serving.policy import (
     Event,
     Join,
     Leave,
+    Lend,
     Move,
     MoveDone,
+    Recall,
     Refused,
     Reject,
     StageDone,
@@ -54,6 +57,7 @@ class InstanceSpec:
 
     ``num_blocks`` KV blocks in all, ``blocks_per_request`` taken once by each running request,
     ``host_blocks`` of swap space. ``max_num_seqs`` bounds the requests running in all slots.
+    ``block_bytes`` of KV a block, 0 if unknown; ``lent_fraction`` of the blocks may be lent.
     """
 
     role: Literal["both", "prefill", "decode"] = "both"
@@ -66,6 +70,8 @@ class InstanceSpec:
     max_num_seqs: int = 256
     max_model_len: int = 1 << 40
     prefix_caching: bool = True
+    block_bytes: float = 0.0
+    lent_fraction: float = 1.0
 
 
 class Coordinator(ABC):
@@ -130,6 +136,7 @@ class Coordinator(ABC):
             self.engines.append(engine)
         self._view = RunView(instances, self._requests, seeds[-2])
         self._transfers = self._links()
+        self._loans: Loans | None = None
 
     # What an executor supplies
 
@@ -140,7 +147,17 @@ class Coordinator(ABC):
             per_request=spec.blocks_per_request,
             unit_tokens=unit_tokens,
             host_blocks=spec.host_blocks,
+            block_bytes=spec.block_bytes,
+            most_lent=int(spec.num_blocks * spec.lent_fraction),
         )
+
+    def _lender(self) -> Loans:
+        """What instances lend each other.
+
+        Raises:
+            PolicyError: this run attends to nothing on other instances.
+        """
+        raise PolicyError("this run attends to no KV on other instances; nothing can be lent")
 
     @abstractmethod
     def _engine(
@@ -183,12 +200,16 @@ class Coordinator(ABC):
         engine = self.engines[index]
         if not engine.inst.up:
             return
-        back = self._transfers.lose(index, self.now_s)
+        back: list[Move | Lend] = [*self._lose_loans(index)]
+        back += self._transfers.lose(index, self.now_s)
         lost = engine.lose(self.now_s)
         self._decide(Leave(index, tuple(r.id for r in lost if r.id in self._requests)))
         for move in back:
             if Refused in self._wants:
                 self._decide(Refused(move, f"instance {index} was lost"))
+
+    def _lose_loans(self, index: int) -> list[Lend]:
+        return [] if self._loans is None else self._loans.lose(index, self.now_s)
 
     def _restore(self, index: int) -> None:
         self.engines[index].inst.up = True
@@ -211,7 +232,7 @@ class Coordinator(ABC):
             self._decide(MoveDone(request.id, move.source, move.target))
         return None
 
-    def _moved(self, move: Move) -> None:
+    def _moved(self, move: Move | Lend) -> None:
         if MoveDone in self._wants:
             done = MoveDone(move.request, move.source, move.target)
             self._push(self.now_s, TRANSFER, self._decide, (done,))
@@ -265,6 +286,8 @@ class Coordinator(ABC):
             self._admit(action)
         elif isinstance(action, Move):
             self._move(action)
+        elif isinstance(action, Lend | Recall):
+            self._lend(action)
         elif isinstance(action, Reject):
             request = self._find(action)
             if request is None:
@@ -281,7 +304,7 @@ class Coordinator(ABC):
         self.last_reason = why
         self._end_unplaced(request, REJECTED)
 
-    def _find(self, action: Admit | Move | Reject) -> SimRequest | None:
+    def _find(self, action: Admit | Move | Lend | Reject) -> SimRequest | None:
         """The request of a decision; None if it has ended."""
         i = action.request
         arrivals = self.recorder.arrival_s
@@ -307,12 +330,31 @@ class Coordinator(ABC):
         why = ""
         if tokens > inst.max_model_len:
             why = f"longer than the {inst.max_model_len:,}-token limit"
-        elif -(-tokens // pool.block_tokens) + pool.per_request > pool.total:
+        elif -(-tokens // pool.block_tokens) + pool.per_request > pool.total and not action.borrows:
             why = f"longer than the KV pool of {pool.total * pool.block_tokens:,} tokens"
         if why:
             self._turn_away(request, why)
             return
+        request.borrows = action.borrows
         engine.admit(request, self.now_s)
+
+    def _lend(self, action: Lend | Recall) -> None:
+        if self._loans is None:
+            self._loans = self._lender()
+            for engine in self.engines:
+                engine.loans = self._loans
+        if isinstance(action, Recall):
+            self._loans.recall(action, self.now_s)
+            return
+        request = self._find(action)
+        if request is None:
+            self._refused(action, "the request is gone")
+        elif self._refusal_rate and self._unlucky():
+            self._refused(action, "refused at random")
+        else:
+            why = self._loans.start(request, action, self.now_s)
+            if why:
+                self._refused(action, why)
 
     def _move(self, action: Move) -> None:
         request = self._find(action)

@@ -14,7 +14,7 @@ Pipelines: stage i of a step starts when its stage i - 1 ended and the stage is 
 
 from collections.abc import Callable, Iterator
 from heapq import heappush
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from plimsoll.serving.executors.instance import SimInstance
 from plimsoll.serving.executors.recorder import FAILED, FINISHED, Recorder
@@ -34,6 +34,9 @@ from plimsoll.serving.policy import (
     View,
 )
 from plimsoll.spec.errors import LivelockError, PolicyError
+
+if TYPE_CHECKING:
+    from plimsoll.serving.executors.loans import Loans
 
 __all__ = ["STEP_RANK", "Engine"]
 
@@ -90,7 +93,10 @@ class Engine(Residents):
         self._now = now
         self.num_wasted = 0
         """Tokens of steps formed ahead that came for requests which had ended."""
+        self.loans: Loans | None = None
+        """What instances lend each other, once the first does."""
         inst._catch_up = self._catch_up
+        inst._held_tokens = lambda request: self.held_tokens(request, self._now())
 
     # What reaches the instance from outside
 
@@ -110,6 +116,8 @@ class Engine(Residents):
 
     def held_tokens(self, request: SimRequest, now_s: float) -> int:
         """Tokens of a decoding request whose KV has been written by now."""
+        if request.phase is not Phase.DECODE:
+            return request.computed
         slot = self.slots[request.slot]
         done = slot.steps_done(now_s) if slot.busy and slot.num_decodes else 0
         return request.computed + done
@@ -270,6 +278,7 @@ class Engine(Residents):
                     f"{inst._pool.free} of {inst._pool.total} blocks are free"
                 )
         pool = inst._pool
+        loans = self.loans if pool.lent or pool.away else None
         slot.start_s = now_s
         slot.stall_s = stall_s
         slot.num_decodes = num
@@ -289,7 +298,8 @@ class Engine(Residents):
                     f"decode_all on instance {inst.id} takes {need} blocks, {pool.free} are "
                     "free; park requests first"
                 )
-            if step.steady and self._fast and not pairs and not step.ahead:
+            steady = step.steady and self._fast and not pairs and not step.ahead
+            if steady and loans is None:
                 base, slope, limit = inst.clock.decode_line(num, context)
                 most = slot.next_end() - slot.counter.tick
                 if limit < context + num * most:
@@ -300,10 +310,14 @@ class Engine(Residents):
                 slot.growth_s = slope * num
                 self._schedule(slot, slot.end_of(slot.steps))
                 return True
-        slot.step_s = inst.clock.step_s(pairs, num, context)
+        if loans is None:
+            slot.step_s = inst.clock.step_s(pairs, num, context)
+        else:
+            slot.step_s, more_s = loans.step_s(self, slot, pairs, context)
+            slot.stall_s = stall_s = stall_s + more_s
         if inst.num_slots == 1:
             self._schedule(slot, now_s + stall_s + slot.step_s)
-            slot.changed = not (step.ahead and step.steady) or bool(pairs)
+            slot.changed = not (step.ahead and step.steady) or bool(pairs) or loans is not None
             if not slot.changed:
                 left = min(r.max_tokens - r.generated for r in inst._decoding[0].values())
                 slot.limit = slot.counter.tick + left

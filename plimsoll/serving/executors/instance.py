@@ -7,7 +7,7 @@ from typing import Literal
 from plimsoll.cost.clock import StepClock
 from plimsoll.serving.executors.requests import SimRequest
 from plimsoll.serving.kv.paged import PagedPool
-from plimsoll.serving.policy import Queue
+from plimsoll.serving.policy import Phase, Queue
 
 __all__ = ["SimInstance"]
 
@@ -18,6 +18,7 @@ class SimInstance:
     __slots__ = (
         "_catch_up",
         "_decoding",
+        "_held_tokens",
         "_parked",
         "_pool",
         "_prefilling",
@@ -49,6 +50,7 @@ class SimInstance:
         self.clock = clock
         self._pool = pool
         self._catch_up: Callable[[], None] = lambda: None
+        self._held_tokens: Callable[[SimRequest], int] = lambda request: request.computed
         self.max_num_seqs = max_num_seqs
         self.max_model_len = max_model_len
         self.num_slots = num_slots
@@ -79,6 +81,14 @@ class SimInstance:
     def num_decoding(self, slot: int) -> int:
         """Requests decoding in a slot."""
         return len(self._decoding[slot])
+
+    def lendable(self, request: SimRequest) -> int:
+        """Blocks that others may hold: its own, full, here; not those of the prefix cache."""
+        pool = self._pool
+        if request.instance != self.id or request.phase not in (Phase.DECODE, Phase.PREFILL):
+            return 0
+        full = self._held_tokens(request) // pool.block_tokens
+        return max(0, full - request.num_units * pool.unit_blocks - pool.num_away(request.id))
 
     @property
     def num_running(self) -> int:

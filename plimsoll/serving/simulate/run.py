@@ -22,6 +22,7 @@ from plimsoll.serving.executors.simulated import Fault, InstanceSpec, SimulatedE
 from plimsoll.serving.policies import POLICIES
 from plimsoll.serving.policy import ClusterPolicy, StepPolicy
 from plimsoll.serving.routers import ROUTERS
+from plimsoll.serving.simulate.lending import lending_of
 from plimsoll.serving.simulate.placement import Seat, seats
 from plimsoll.spec.errors import InfeasibleError, SpecError, UnsupportedError
 from plimsoll.spec.hardware import Fleet
@@ -68,10 +69,12 @@ def simulate_plan(
         InfeasibleError: the weights leave no room for KV.
     """
     instances, origins, transfer_s, kv_token_bytes = build(plan, model, fleet)
+    clocks = [spec.clock for spec in instances]
     executor = SimulatedExecutor(
         instances,
         router_for(plan.router),
         transfer_s=transfer_s,
+        lending=lending_of(plan, model, seats(plan, fleet), clocks),
         reach_s=reach_s(plan, model, fleet),
         seed=seed,
         faults=faults,
@@ -127,6 +130,7 @@ def build(
                 max_num_seqs=pool.max_num_seqs,
                 max_model_len=max_len,
                 prefix_caching=pool.prefix_caching and capacity.blocks_per_request == 0,
+                block_bytes=block_bytes,
             )
         )
 

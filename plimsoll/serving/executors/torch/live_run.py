@@ -40,6 +40,8 @@ from plimsoll.serving.policy import (
     Arrive,
     ClusterPolicy,
     Leave,
+    Lend,
+    Move,
     MoveDone,
     Phase,
     Refused,
@@ -355,7 +357,7 @@ class LiveRun(Coordinator):
     def _exported(self, message: Exported) -> None:
         links = self._transfers
         assert isinstance(links, WorkerLinks)
-        at_s = links.arrival_s(message, self.now_s)
+        at_s = links.crossed_s(message, self.now_s)
         if at_s > self.now_s:
             self._push(at_s, OUTSIDE, self._delivered, (message,))
         else:
@@ -402,7 +404,8 @@ class LiveRun(Coordinator):
     def _worker_lost(self, index: int, why: str) -> None:
         engine = self._real(index)
         if engine.inst.up:
-            back = self._transfers.lose(index, self.now_s)
+            back: list[Move | Lend] = [*self._lose_loans(index)]
+            back += self._transfers.lose(index, self.now_s)
             ran = {
                 r.id for r in engine.alive.values() if r.computed or r.phase is not Phase.WAITING
             }

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 from plimsoll.serving.executors.coordinator import OUTSIDE, Coordinator, InstanceSpec
 from plimsoll.serving.executors.engine import STEP_RANK, Engine
 from plimsoll.serving.executors.instance import SimInstance
+from plimsoll.serving.executors.loans import Loans
 from plimsoll.serving.executors.recorder import CANCELLED, FAILED, FINISHED, REJECTED
 from plimsoll.serving.executors.requests import SimRequest
 from plimsoll.serving.executors.torch.engine import Conversation, TorchEngine
@@ -33,6 +34,7 @@ from plimsoll.serving.executors.torch.messages import (
     Ready,
     StepDone,
 )
+from plimsoll.serving.executors.torch.worker_loans import WorkerLoans
 from plimsoll.serving.executors.view import RunView
 from plimsoll.serving.kv.numbered import NumberedPool
 from plimsoll.serving.kv.prefix_hash import prefix_hashes
@@ -81,7 +83,7 @@ class LiveRun(Coordinator):
     """``start_worker(index, answer)`` starts an instance's worker; its answers, the first of them
     ``Ready``, go to ``answer``. ``decisions`` collects (time, instance, slot, decision) with
     ``keep``, and then ``recorder`` keeps everything. ``link_bytes_per_s`` slows copies between
-    workers down."""
+    workers down. ``peers``: the workers have met and attend for each other."""
 
     def __init__(
         self,
@@ -94,6 +96,7 @@ class LiveRun(Coordinator):
         keep: bool = False,
         check_books: bool = False,
         link_bytes_per_s: float = float("inf"),
+        peers: bool = False,
     ) -> None:
         self.texts: dict[int, Conversation] = {}
         self.decisions: list[tuple[float, int, int, object]] = []
@@ -107,6 +110,7 @@ class LiveRun(Coordinator):
         self.num_prompt_tokens = self.num_cached_tokens = 0
         self._keep = keep
         self._link_bytes_per_s = link_bytes_per_s
+        self._peers = peers
         self._check = check_books
         self._eos_ids = eos_ids
         self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -364,6 +368,10 @@ class LiveRun(Coordinator):
             self._delivered(message)
 
     def _delivered(self, message: Exported) -> None:
+        if isinstance(message.tag[1], Lend):
+            assert isinstance(self._loans, WorkerLoans)
+            self._loans.exported(message, self.now_s)
+            return
         links = self._transfers
         assert isinstance(links, WorkerLinks)
         request_id, move, _ = message.tag
@@ -510,6 +518,20 @@ class LiveRun(Coordinator):
             per_request=spec.blocks_per_request,
             unit_tokens=unit_tokens,
             host_blocks=spec.host_blocks,
+            block_bytes=spec.block_bytes,
+            most_lent=int(spec.num_blocks * spec.lent_fraction),
+        )
+
+    def _lender(self) -> Loans:
+        if not self._peers:
+            return super()._lender()
+        return WorkerLoans(
+            self.engines,
+            self._transfers,
+            None,
+            later=lambda at_s, call, arguments: self._push(at_s, OUTSIDE, call, arguments),
+            done=self._moved,
+            failed=self._refused,
         )
 
     def _engine(

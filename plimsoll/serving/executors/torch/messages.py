@@ -15,6 +15,8 @@ __all__ = [
     "Exported",
     "Failed",
     "Forget",
+    "Held",
+    "Host",
     "Import",
     "Prepare",
     "Ready",
@@ -23,6 +25,7 @@ __all__ = [
     "StepWork",
     "SwapIn",
     "SwapOut",
+    "Unhost",
     "Wipe",
     "Work",
 ]
@@ -78,11 +81,21 @@ Effect = Register | Forget | SwapOut | SwapIn | Wipe
 
 
 @dataclass(frozen=True, slots=True)
+class Held:
+    """``blocks`` of a request that another instance holds as a loan."""
+
+    instance: int
+    loan: int
+    blocks: int
+
+
+@dataclass(frozen=True, slots=True)
 class Work:
     """Run ``tokens`` of a request, whose first is at position ``start``, over its block table.
 
     ``draw`` is the index of the token to draw afterwards, -1 for none. A step that was formed
-    before the last one was over has ``AS_DRAWN`` for a token.
+    before the last one was over has ``AS_DRAWN`` for a token. ``held``: what others hold of it;
+    those places of the table are -1.
     """
 
     request: int
@@ -90,6 +103,7 @@ class Work:
     start: int
     blocks: Sequence[int]
     draw: int
+    held: Sequence[Held] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +119,9 @@ class StepWork:
 @dataclass(frozen=True, slots=True)
 class StepDone:
     """Tokens by request, log-probabilities where asked for; ``broken`` maps a request that must
-    fail to a sentence; ``busy_s`` is the worker's own time in the pass."""
+    fail to a sentence; ``busy_s`` is the worker's own time in the pass. ``unread`` are requests
+    whose lent KV could not be read, for which the step did nothing; ``exchanged`` bytes and
+    queries (times layers and creditors) went to and from other workers."""
 
     serial: int
     slot: int
@@ -113,6 +129,8 @@ class StepDone:
     logprobs: Mapping[int, TokenLogprobs]
     broken: Mapping[int, str]
     busy_s: float
+    unread: Sequence[int] = ()
+    exchanged: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +158,22 @@ class Import:
     request: int
     blocks: Sequence[int]
     payload: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """Put KV of another worker's request into these blocks, and attend to it for that worker."""
+
+    loan: int
+    blocks: Sequence[int]
+    payload: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Unhost:
+    """A loan is over; its blocks may be written."""
+
+    loan: int
 
 
 @dataclass(frozen=True, slots=True)

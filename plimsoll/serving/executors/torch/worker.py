@@ -29,11 +29,14 @@ from plimsoll.serving.executors.torch.messages import (
     Embedded,
     Export,
     Failed,
+    Host,
     Import,
     Prepare,
     Ready,
     StepWork,
+    Unhost,
 )
+from plimsoll.serving.executors.torch.peers import Meeting, Peers
 from plimsoll.serving.executors.torch.runner import Runner
 from plimsoll.serving.executors.torch.sampling.grammar import Grammars
 from plimsoll.spec.errors import PlimsollError
@@ -49,7 +52,8 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 class WorkerSetup:
     """What a worker builds. ``dtype`` "" keeps the checkpoint's; ``tokenizer`` is the JSON text
     of a ``tokenizer.json``, "" if no request may ask for a schema; ``max_length`` the longest
-    sequence that will be run, 0 for what the configuration says."""
+    sequence that will be run, 0 for what the configuration says; ``meeting`` where it meets the
+    workers that it lends KV memory to and borrows it from."""
 
     folder: Path
     num_blocks: int
@@ -62,6 +66,7 @@ class WorkerSetup:
     tokenizer: str = ""
     host_bytes: float = float("inf")
     disk_folder: Path | None = None
+    meeting: Meeting | None = None
 
 
 def make_runner(
@@ -94,7 +99,10 @@ def make_runner(
     grammars = None
     if setup.tokenizer and setup.eos_ids:
         grammars = Grammars(Tokenizer.from_str(setup.tokenizer), setup.eos_ids)
-    return kind(model, store, grammars=grammars, eos_ids=setup.eos_ids)
+    runner = kind(model, store, grammars=grammars, eos_ids=setup.eos_ids)
+    if setup.meeting is not None:
+        runner.peers = Peers(setup.meeting, store)
+    return runner
 
 
 def _handle(runner: Runner, message: Any) -> Any:
@@ -105,6 +113,10 @@ def _handle(runner: Runner, message: Any) -> Any:
         return runner.export(message)
     if isinstance(message, Import):
         return runner.take(message)
+    if isinstance(message, Host):
+        return runner.host(message)
+    if isinstance(message, Unhost):
+        return runner.unhost(message)
     if isinstance(message, Prepare):
         return runner.prepare(message)
     assert isinstance(message, Embed)
@@ -196,6 +208,8 @@ class ProcessWorker:
 
 def _main(setup: WorkerSetup, pipe: Connection) -> None:
     work_through(pipe, setup, make_runner, lambda runner, result: result)
+    if setup.meeting is not None:
+        os._exit(0)  # threads still wait for peers
 
 
 def work_through(

@@ -40,24 +40,19 @@ class LentContext:
 
     def attend(self, layer: int, q_THD: Tensor, out_THE: Tensor, scale: float) -> None:
         """Fill the rows of these requests; their new keys and values are in the pages."""
-        asked: list[tuple[int, list[int]]] = []
-        for at, (first, last, work, _, _) in enumerate(self._items):
-            if work.request not in self.unread:
-                lost = self._peers.ask(layer, work.held, q_THD[first:last], scale)
-                asked.append((at, lost))
-        for at, lost in asked:
-            first, last, work, numbers, positions = self._items[at]
+        asked = [item for item in self._items if item[2].request not in self.unread]
+        for first, last, work, _, _ in asked:
+            self._peers.ask(layer, work.held, q_THD[first:last], scale)
+        for first, last, work, numbers, positions in asked:
             own = self._own(layer, q_THD[first:last], work, numbers, positions, scale)
-            there = [held for held in work.held if held.instance not in lost]
-            size = (last - first, out_THE.shape[1], out_THE.shape[2])
             try:
-                parts = self._peers.hear(there, size)
+                size = (last - first, out_THE.shape[1], out_THE.shape[2])
+                parts = self._peers.hear(work.held, size)
             except ExecutionError:
-                lost = [work.request]
-            if lost:
                 self.unread.add(work.request)
                 continue
             out_THE[first:last] = merge_partials([own, *parts]).to(out_THE.dtype)
+        self._peers.heard()
 
     def _own(
         self,

@@ -30,6 +30,7 @@ from plimsoll.serving.executors.torch.messages import (
     Embedded,
     Exported,
     Failed,
+    Hosted,
     Prepare,
     Ready,
     StepDone,
@@ -317,6 +318,9 @@ class LiveRun(Coordinator):
                 engine.complete(engine.slots[message.slot], self.now_s)
         elif isinstance(message, Exported):
             self._exported(message)
+        elif isinstance(message, Hosted):
+            assert isinstance(self._loans, WorkerLoans)
+            self._loans.hosted(message.serial, self.now_s)
         elif isinstance(message, Embedded):
             deliver, _ = self._embeds.pop(message.request, (None, 0))
             if deliver is not None:

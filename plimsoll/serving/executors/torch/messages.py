@@ -17,6 +17,7 @@ __all__ = [
     "Forget",
     "Held",
     "Host",
+    "Hosted",
     "Import",
     "Prepare",
     "Ready",
@@ -167,6 +168,14 @@ class Host:
     loan: int
     blocks: Sequence[int]
     payload: Any
+    serial: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hosted:
+    """The answer to ``Host``."""
+
+    serial: int
 
 
 @dataclass(frozen=True, slots=True)

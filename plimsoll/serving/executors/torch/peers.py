@@ -14,6 +14,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import torch
 from torch import Tensor, distributed
@@ -25,7 +26,6 @@ from plimsoll.spec.errors import ExecutionError
 
 __all__ = ["Meeting", "Peers"]
 
-_PATIENCE_S = 60.0
 _ASK, _ANSWER = 1, 2
 
 
@@ -54,7 +54,9 @@ class Peers:
         self._store = store
         self._guests: dict[int, list[int]] = {}
         """Blocks held here for others, by loan."""
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._sent: list[tuple[Any, Tensor]] = []
+        """Messages under way, and what they read."""
         self.num_bytes = self.num_parts = 0
         for rank in range(meeting.world):
             if rank != meeting.rank:
@@ -64,13 +66,12 @@ class Peers:
 
     def host(self, loan: int, blocks: Sequence[int]) -> None:
         """These pages hold more of a loan, after what is here of it."""
-        with self._changed:
+        with self._lock:
             self._guests.setdefault(loan, []).extend(blocks)
-            self._changed.notify_all()
 
     def unhost(self, loan: int) -> None:
         """The loan is over."""
-        with self._changed:
+        with self._lock:
             self._guests.pop(loan, None)
 
     @torch.inference_mode()
@@ -86,11 +87,8 @@ class Peers:
                 distributed.send(answer, rank, tag=_ANSWER)
 
     def _answer(self, layer: int, loan: int, blocks: int, query_THD: Tensor) -> Tensor:
-        """[T, H, E + 2]; nothing at all (maximum -inf) for a loan that does not come."""
-        with self._changed:
-            self._changed.wait_for(
-                lambda: len(self._guests.get(loan, ())) >= blocks, timeout=_PATIENCE_S
-            )
+        """[T, H, E + 2]; nothing at all (maximum -inf) for a loan that is not here."""
+        with self._lock:
             numbers = torch.tensor(self._guests.get(loan, [])[:blocks], dtype=torch.long)
         keys, values = self._store.keys[layer], self._store.values[layer]
         assert values is not None
@@ -110,43 +108,49 @@ class Peers:
 
     # As a debtor
 
-    def ask(self, layer: int, held: Sequence[Held], query_THD: Tensor, scale: float) -> list[int]:
-        """Send the queries of one request to its creditors; who could not be reached."""
+    def ask(self, layer: int, held: Sequence[Held], query_THD: Tensor, scale: float) -> None:
+        """Send the queries of one request to its creditors, without waiting: one that answers an
+        earlier question takes the next only when that answer has been heard."""
         scaled = (query_THD.float() * scale).contiguous()
-        lost = []
         for at in held:
-            header = torch.tensor([layer, at.loan, at.blocks, *scaled.shape[:2]], dtype=torch.int32)
-            try:
-                distributed.send(header, at.instance, tag=_ASK)
-                distributed.send(scaled, at.instance, tag=_ASK)
-            except RuntimeError:
-                lost.append(at.instance)
-                continue
-            self.num_bytes += _size(header) + _size(scaled)
+            numbers = [layer, at.loan, at.blocks, *scaled.shape[:2]]
+            for message in (torch.tensor(numbers, dtype=torch.int32), scaled):
+                with contextlib.suppress(RuntimeError):  # it is gone, as its answer will show
+                    self._sent.append((distributed.isend(message, at.instance, tag=_ASK), message))
+                self.num_bytes += _size(message)
             self.num_parts += len(scaled)
-        return lost
 
     def hear(self, held: Sequence[Held], size: tuple[int, int, int]) -> list[Partial]:
-        """What creditors answer to [T, H, E] ``size``, in order.
+        """What creditors answer to [T, H, E] ``size``, in the order they were asked.
 
         Raises:
             ExecutionError: one is gone, or does not have what it was asked for.
         """
-        found = []
+        found, why = [], ""
         for at in held:
             answer = torch.empty(size[0], size[1], size[2] + 2)
             try:
                 distributed.recv(answer, at.instance, tag=_ANSWER)
             except RuntimeError:
-                raise ExecutionError(f"instance {at.instance} does not answer") from None
+                why = f"instance {at.instance} does not answer"
+                continue
             self.num_bytes += _size(answer)
             part = Partial(
                 weighted_THE=answer[..., :-2], max_TH=answer[..., -2], sum_TH=answer[..., -1]
             )
             if bool(torch.isinf(part.max_TH).any()):
-                raise ExecutionError(f"instance {at.instance} does not have the KV it was lent")
+                why = f"instance {at.instance} does not have the KV it was lent"
             found.append(part)
+        if why:
+            raise ExecutionError(why)
         return found
+
+    def heard(self) -> None:
+        """All answers of a layer are here, so all questions have been taken."""
+        for work, _ in self._sent:
+            with contextlib.suppress(RuntimeError):
+                work.wait()
+        self._sent.clear()
 
 
 def _size(tensor: Tensor) -> int:

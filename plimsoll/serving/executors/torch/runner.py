@@ -25,6 +25,7 @@ from plimsoll.serving.executors.torch.messages import (
     Exported,
     Forget,
     Host,
+    Hosted,
     Import,
     Prepare,
     Register,
@@ -217,11 +218,12 @@ class Runner:
         """Another worker's KV."""
         self.store.copy_in(message.request, message.blocks, message.payload)
 
-    def host(self, message: Host) -> None:
+    def host(self, message: Host) -> Hosted:
         """Another worker's KV, to attend to for it."""
         assert self.peers is not None
         self.store.copy_in(-1, message.blocks, message.payload)
         self.peers.host(message.loan, message.blocks)
+        return Hosted(message.serial)
 
     def unhost(self, message: Unhost) -> None:
         """A loan is over."""

@@ -1,8 +1,8 @@
 """Loans between workers: the books are ``executors.loans``', here the blocks have numbers.
 
 The debtor's worker copies pages out, the engine passes them on, the creditor's worker keeps them
-under the loan's number and answers queries over them. A worker handles messages in order, and one
-that is asked for blocks it does not have yet waits for them.
+under the loan's number and answers queries over them, in threads beside its steps. A loan counts
+from when the creditor says that it has it.
 Left out: bringing blocks home or to another creditor while the request runs; they come back when
 it ends or starts over. A worker that was started again lends and borrows no more.
 """
@@ -26,6 +26,8 @@ class WorkerLoans(Loans):
         super().__init__(engines, *rest, **more)
         self._names: dict[int, int] = {}
         """The loan number of each request that has lent blocks, new when it starts over."""
+        self._sent: dict[tuple[int, int], int] = {}
+        """Blocks passed on, by loan and creditor."""
         self._alone: set[int] = set()
         """Workers that were lost: they know no peers any more."""
         for engine in engines:
@@ -61,19 +63,27 @@ class WorkerLoans(Loans):
         source.tell(Export(-1, numbers, tokens, (i, lend, flight.serial)))
 
     def exported(self, message: Exported, now_s: float) -> None:
-        """A debtor's worker has copied blocks out: pass them on; the loan is made."""
+        """A debtor's worker has copied blocks out: pass them on."""
         request_id, lend, serial = message.tag
         if serial not in self._flights:
             return
         target = self._real(lend.target)
-        first = self._pool(lend.source).away.get(request_id, {}).get(lend.target, 0)
+        name = self._names[request_id]
+        first = self._sent.get((name, lend.target), 0)
+        self._sent[name, lend.target] = first + lend.blocks
         numbers = target.numbers.guests[request_id][first : first + lend.blocks]
-        target.tell(Host(self._names[request_id], numbers, message.payload))
+        target.tell(Host(name, numbers, message.payload, serial))
+
+    def hosted(self, serial: int, now_s: float) -> None:
+        """The creditor's worker has them: only now may a step rest on it, since one that waited
+        for a worker in a step that waits in turn could wait for ever."""
         self.arrived(serial, now_s)
 
     def _released(self, request_id: int) -> None:
         super()._released(request_id)
         name = self._names.pop(request_id, None)
+        for key in [key for key in self._sent if key[0] == name]:
+            del self._sent[key]
         for engine in self._engines:
             self._real(engine.inst.id).numbers.forget_apart(request_id)
             if name is not None and engine.inst.up:

@@ -20,6 +20,7 @@ from plimsoll.models.loading import build, save
 from plimsoll.serving.executors.coordinator import InstanceSpec
 from plimsoll.serving.executors.torch.engine import Conversation
 from plimsoll.serving.executors.torch.live_run import LiveRun
+from plimsoll.serving.executors.torch.peers import Meeting
 from plimsoll.serving.executors.torch.worker import ProcessWorker, WorkerSetup
 from plimsoll.serving.generation import SamplingParams
 from plimsoll.serving.policy import ClusterPolicy, StepPolicy
@@ -98,7 +99,8 @@ def instance(policy: StepPolicy, *, num_blocks: int = 2000, **more: Any) -> Inst
 
 
 class RealRun:
-    """A started engine over ``specs``; use it in a ``with`` statement."""
+    """A started engine over ``specs``; use it in a ``with`` statement. ``peers``: workers attend
+    to KV they hold for each other."""
 
     def __init__(
         self,
@@ -109,6 +111,7 @@ class RealRun:
         link_bytes_per_s: float = float("inf"),
         copy_bytes_per_s: float = float("inf"),
         eos_ids: Sequence[int] = (),
+        peers: bool = False,
     ) -> None:
         self._specs = list(specs)
         self._copy_bytes_per_s = copy_bytes_per_s
@@ -121,11 +124,21 @@ class RealRun:
             keep=True,
             link_bytes_per_s=link_bytes_per_s,
             eos_ids=eos_ids,
+            peers=peers,
         )
+        self._peers = peers
+        self._met: set[int] = set()
+        self.workers: list[ProcessWorker] = []
+        """In the order they were started."""
         self._ends = bool(eos_ids)
 
     def _start(self, index: int, answer: Any) -> ProcessWorker:
         spec = self._specs[index]
+        meeting = None
+        if self._peers and index not in self._met:
+            self._met.add(index)
+            file = str(Path(self._swap.name) / "meeting")
+            meeting = Meeting(file=file, rank=index, world=len(self._specs))
         setup = WorkerSetup(
             folder=self._folder,
             num_blocks=spec.num_blocks,
@@ -133,8 +146,10 @@ class RealRun:
             num_threads=1,
             disk_folder=Path(self._swap.name),
             copy_bytes_per_s=self._copy_bytes_per_s,
+            meeting=meeting,
         )
-        return ProcessWorker(setup, answer)
+        self.workers.append(ProcessWorker(setup, answer))
+        return self.workers[-1]
 
     def __enter__(self) -> "RealRun":
         self.live.start()

@@ -15,6 +15,7 @@ from plimsoll.spec.plan import (
     DisaggRouter,
     FairSwap,
     FreenessRouter,
+    KvPoolRouter,
     LeastDemandRouter,
     LeastWorkRouter,
     OrcaConfig,
@@ -68,6 +69,7 @@ _ROUTERS: dict[str, RouterConfig] = {
     "least-demand": LeastDemandRouter(),
     "prefix-affine": PrefixAffineRouter(),
     "freeness": FreenessRouter(),
+    "kv-pool": KvPoolRouter(),
 }
 _APART = "disaggregated"
 _FAIR = "fairswap"

@@ -9,7 +9,15 @@ error. Leaves out what depends on the model or on the machine; the executors say
 from collections.abc import Iterator
 
 from plimsoll.spec.errors import SpecError
-from plimsoll.spec.plan import ChunkedPrefill, DisaggRouter, FairSwap, Pool, ServingPlan, SplitFuse
+from plimsoll.spec.plan import (
+    ChunkedPrefill,
+    DisaggRouter,
+    FairSwap,
+    KvPoolRouter,
+    Pool,
+    ServingPlan,
+    SplitFuse,
+)
 
 __all__ = ["check_policies", "conflicts"]
 
@@ -23,6 +31,7 @@ def conflicts(plan: ServingPlan) -> Iterator[str]:
     yield from _moves(plan)
     yield from _steps(plan)
     yield from _scaling(plan)
+    yield from _loans(plan)
     if plan.router.kind == "prefix-affine" and not all(pool.prefix_caching for pool in plan.pools):
         yield (
             "router prefix-affine looks for replicas that hold a prefix, and a pool keeps none; "
@@ -113,6 +122,29 @@ def _scaling(plan: ServingPlan) -> Iterator[str]:
         yield (
             f"scaling.first_instances {scaling.first_instances} is not from min_instances "
             f"{scaling.min_instances} to the {num} replicas; 0 starts all"
+        )
+
+
+def _loans(plan: ServingPlan) -> Iterator[str]:
+    """Others hold whole blocks and answer questions in their own steps of one stage."""
+    if not isinstance(plan.router, KvPoolRouter):
+        return
+    if any(pool.parallel.pp > 1 for pool in plan.pools):
+        yield "pipelines do not lend KV memory (router kv-pool with pp above 1); set pp: 1"
+    if len({pool.block_tokens for pool in plan.pools}) > 1:
+        yield (
+            "pools of different block sizes do not lend each other KV memory; give them one "
+            "block_tokens, or take another router"
+        )
+    if any(isinstance(pool.policy, FairSwap) for pool in plan.pools):
+        yield (
+            "a swap manager's copies are of blocks that are all here, router kv-pool lends some to "
+            "others; take another policy than fairswap, or another router"
+        )
+    if plan.engine == "plimsoll":
+        yield (
+            "attention to KV on other replicas is not measured for engine plimsoll; take another "
+            "router, or simulate another engine"
         )
 
 

@@ -18,7 +18,7 @@ exactly one pending token. After a recompute preemption ``computed`` is 0 and al
 pending again.
 """
 
-from collections.abc import Iterator, MutableMapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal, Protocol
@@ -40,6 +40,7 @@ __all__ = [
     "Join",
     "Leave",
     "Life",
+    "Lend",
     "Move",
     "MoveDone",
     "Park",
@@ -47,6 +48,7 @@ __all__ = [
     "Pin",
     "PoolView",
     "Queue",
+    "Recall",
     "Refused",
     "Reject",
     "ReqView",
@@ -139,6 +141,16 @@ class PoolView(Protocol):
     """Blocks of host memory left for swapped requests."""
     busy: int
     """Of the free blocks, those that copies still read or write; a step given one waits."""
+    block_bytes: float
+    """Bytes of a block, 0 if nobody said."""
+    lent: int
+    """Blocks held that belong to no request here: KV of others, or room for KV coming home."""
+    most_lent: int
+    """The most blocks that may be held for others."""
+    leaving: int
+    """Blocks that become free once copies of them elsewhere are complete."""
+    away: Mapping[int, Mapping[int, int]]
+    """Blocks of requests here that others hold: by request, then by holder."""
 
     @property
     def free(self) -> int: ...
@@ -226,6 +238,10 @@ class InstView(Protocol):
         """Requests holding blocks, all slots."""
         ...
 
+    def lendable(self, request: ReqView) -> int:
+        """Blocks of a running request that others may hold: its own, full, still here."""
+        ...
+
     @property
     def outstanding_tokens(self) -> int:
         """Prompt tokens still to compute, plus one for each running request."""
@@ -259,11 +275,16 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Admit:
-    """Send a request to an instance, for one stage of its life."""
+    """Send a request to an instance, for one stage of its life.
+
+    ``borrows``: it may be longer than the instance's memory; the policy sees to it that others
+    hold the rest. Without, such a request is turned away.
+    """
 
     request: int
     instance: int
     stage: Literal["all", "prefill", "decode"] = "all"
+    borrows: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,6 +334,32 @@ class Move:
 
 
 @dataclass(frozen=True, slots=True)
+class Lend:
+    """Have the oldest full blocks of a running request held elsewhere, and attended to there.
+
+    ``source`` holds them now, ``target`` takes them: from the request's instance to a creditor,
+    from a creditor home, or from one creditor to another. All ``blocks`` or none; whether it has
+    room is the target's own decision at once, which it hands on to nobody. ``MoveDone`` or
+    ``Refused`` says how it ended.
+    """
+
+    request: int
+    blocks: int
+    source: int
+    target: int
+
+
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """A creditor wants ``blocks`` back. What has not gone within ``within_s`` is dropped, and
+    the requests it belonged to are computed again."""
+
+    instance: int
+    blocks: int
+    within_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Pin:
     """Keep the leading ``num_tokens`` of a request's prompt in the prefix cache until ``Unpin``.
 
@@ -354,7 +401,9 @@ class Retire:
     drain: bool = True
 
 
-Action = Admit | Reject | Park | Resume | Abort | Move | Pin | Unpin | Scale | Retire
+Action = (
+    Admit | Reject | Park | Resume | Abort | Move | Lend | Recall | Pin | Unpin | Scale | Retire
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ __all__ = [
     "DisaggRouter",
     "FairSwap",
     "FreenessRouter",
+    "KvPoolRouter",
     "LeastDemandRouter",
     "LeastWorkRouter",
     "OrcaConfig",
@@ -194,13 +195,34 @@ class FreenessRouter:
     migrate: bool = True
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KvPoolRouter:
+    """Infinite-LLM: to the replica with the least KV memory asked for; replicas short of it have
+    old blocks held by others, which attend to them there.
+
+    ``mode`` ledger: whenever one is short; throughput: for waiting requests only where it raises
+    tokens per second. A replica aims at twice ``reserve_fraction`` of its blocks free and lends
+    ``lent_fraction`` of them, more only to contexts longer than a replica; reports of free blocks
+    are up to ``heartbeat_s`` old; what is recalled comes back within ``recall_s``.
+    """
+
+    __pydantic_config__: ClassVar = PLAIN
+    kind: Literal["kv-pool"] = "kv-pool"
+    mode: Literal["ledger", "throughput"] = "throughput"
+    reserve_fraction: Annotated[float, Field(ge=0, lt=0.5)] = 0.05
+    lent_fraction: Annotated[float, Field(ge=0, le=1)] = 0.25
+    heartbeat_s: Annotated[float, Field(ge=0)] = 0.5
+    recall_s: Annotated[float, Field(ge=0)] = 2.0
+
+
 RouterConfig = Annotated[
     RoundRobinRouter
     | LeastWorkRouter
     | LeastDemandRouter
     | PrefixAffineRouter
     | DisaggRouter
-    | FreenessRouter,
+    | FreenessRouter
+    | KvPoolRouter,
     Field(discriminator="kind"),
 ]
 

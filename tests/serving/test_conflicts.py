@@ -14,6 +14,7 @@ from plimsoll.spec.plan import (
     DisaggRouter,
     FairSwap,
     FreenessRouter,
+    KvPoolRouter,
     Parallel,
     Pool,
     PrefillFirst,
@@ -74,6 +75,25 @@ CASES = {
             router=DisaggRouter(),
         ),
         "changes priorities",
+    ),
+    "loans between pipelines": (
+        plan(replace(POOL, parallel=Parallel(pp=2)), router=KvPoolRouter()),
+        "pipelines do not lend",
+    ),
+    "loans between unlike blocks": (
+        plan(POOL, replace(POOL, block_tokens=32), router=KvPoolRouter()),
+        "do not lend each other",
+    ),
+    "loans of what is swapped": (
+        plan(
+            replace(POOL, policy=FairSwap(), prefix_caching=False),
+            router=KvPoolRouter(),
+        ),
+        "blocks that are all here",
+    ),
+    "loans on an engine without": (
+        replace(plan(router=KvPoolRouter()), engine="plimsoll"),
+        "not measured for engine plimsoll",
     ),
     "affinity without a cache": (
         plan(replace(POOL, prefix_caching=False), router=PrefixAffineRouter()),

@@ -18,6 +18,7 @@ from plimsoll.cost.clock import StepClock
 from plimsoll.serving.executors.engine import Engine
 from plimsoll.serving.executors.instance import SimInstance
 from plimsoll.serving.executors.lives import Lives
+from plimsoll.serving.executors.loans import Loans
 from plimsoll.serving.executors.recorder import CANCELLED, REJECTED, UNFINISHED, Recorder
 from plimsoll.serving.executors.requests import SimRequest
 from plimsoll.serving.executors.swaps import Swaps, swap_pool
@@ -35,9 +36,11 @@ from plimsoll.serving.policy import (
     Event,
     Join,
     Leave,
+    Lend,
     Life,
     Move,
     MoveDone,
+    Recall,
     Refused,
     Reject,
     Retire,
@@ -62,8 +65,9 @@ class InstanceSpec:
     ``num_blocks`` KV blocks in all, ``blocks_per_request`` taken once by each running request,
     ``host_blocks`` of swap space. ``max_num_seqs`` bounds the requests running in all slots.
     ``at_start`` False: it is stopped until a policy starts it, which takes ``start_s`` in the
-    simulator.
-    ``swapping`` says how requests are swapped; None: each in one copy that the step waits for.
+    simulator. ``swapping`` says how requests are swapped; None: each in one copy that the step
+    waits for. ``block_bytes`` of KV a block, 0 if unknown; ``lent_fraction`` of the blocks may be
+    lent.
     """
 
     role: Literal["both", "prefill", "decode"] = "both"
@@ -79,6 +83,8 @@ class InstanceSpec:
     at_start: bool = True
     start_s: float = 0.0
     swapping: SwapSpec | None = None
+    block_bytes: float = 0.0
+    lent_fraction: float = 1.0
 
     def __post_init__(self) -> None:
         if self.swapping is not None and (self.prefix_caching or self.clock.num_stages > 1):
@@ -157,6 +163,7 @@ class Coordinator(ABC):
         self.lives = Lives(instances, [spec.at_start for spec in specs])
         self._view = RunView(instances, self._requests, seeds[-2])
         self._transfers = self._links()
+        self._loans: Loans | None = None
 
     # What an executor supplies
 
@@ -175,6 +182,8 @@ class Coordinator(ABC):
             per_request=spec.blocks_per_request,
             unit_tokens=unit_tokens,
             host_blocks=spec.host_blocks,
+            block_bytes=spec.block_bytes,
+            most_lent=int(spec.num_blocks * spec.lent_fraction),
         )
 
     def _swaps(
@@ -202,6 +211,14 @@ class Coordinator(ABC):
 
     def _copy_fails(self) -> bool:
         return bool(self._luck.random() < self._copy_failure_rate)
+
+    def _lender(self) -> Loans:
+        """What instances lend each other.
+
+        Raises:
+            PolicyError: this run attends to nothing on other instances.
+        """
+        raise PolicyError("this run attends to no KV on other instances; nothing can be lent")
 
     @abstractmethod
     def _engine(
@@ -249,9 +266,10 @@ class Coordinator(ABC):
 
     def _take_down(self, index: int, life: Life, why: str) -> None:
         """End an instance now; what it held is for the policy to place."""
-        engine, back, lost = self.engines[index], [], []
+        engine, lost = self.engines[index], []
+        back: list[Move | Lend] = []
         if engine.inst.up:
-            back = self._transfers.lose(index, self.now_s)
+            back = [*self._lose_loans(index), *self._transfers.lose(index, self.now_s)]
             lost = self._lost_requests(index)
         self.lives.become(index, life, self.now_s)
         self._halted(index)
@@ -260,6 +278,9 @@ class Coordinator(ABC):
             if Refused in self._wants:
                 self._decide(Refused(move, f"instance {index} {why}"))
         self._look_for_empty()
+
+    def _lose_loans(self, index: int) -> list[Lend]:
+        return [] if self._loans is None else self._loans.lose(index, self.now_s)
 
     def _lost_requests(self, index: int) -> list[SimRequest]:
         """Stop an engine; what it held, without KV."""
@@ -312,7 +333,7 @@ class Coordinator(ABC):
             self._look_for_empty()
         return None
 
-    def _moved(self, move: Move) -> None:
+    def _moved(self, move: Move | Lend) -> None:
         if MoveDone in self._wants:
             done = MoveDone(move.request, move.source, move.target)
             self._push(self.now_s, TRANSFER, self._decide, (done,))
@@ -370,6 +391,8 @@ class Coordinator(ABC):
             self._admit(action)
         elif isinstance(action, Move):
             self._move(action)
+        elif isinstance(action, Lend | Recall):
+            self._lend(action)
         elif isinstance(action, Reject):
             request = self._find(action)
             if request is None:
@@ -416,7 +439,7 @@ class Coordinator(ABC):
         self.last_reason = why
         self._end_unplaced(request, REJECTED)
 
-    def _find(self, action: Admit | Move | Reject) -> SimRequest | None:
+    def _find(self, action: Admit | Move | Lend | Reject) -> SimRequest | None:
         """The request of a decision; None if it has ended."""
         i = action.request
         arrivals = self.recorder.arrival_s
@@ -442,12 +465,31 @@ class Coordinator(ABC):
         why = ""
         if tokens > inst.max_model_len:
             why = f"longer than the {inst.max_model_len:,}-token limit"
-        elif -(-tokens // pool.block_tokens) + pool.per_request > pool.total:
+        elif -(-tokens // pool.block_tokens) + pool.per_request > pool.total and not action.borrows:
             why = f"longer than the KV pool of {pool.total * pool.block_tokens:,} tokens"
         if why:
             self._turn_away(request, why)
             return
+        request.borrows = action.borrows
         engine.admit(request, self.now_s)
+
+    def _lend(self, action: Lend | Recall) -> None:
+        if self._loans is None:
+            self._loans = self._lender()
+            for engine in self.engines:
+                engine.loans = self._loans
+        if isinstance(action, Recall):
+            self._loans.recall(action, self.now_s)
+            return
+        request = self._find(action)
+        if request is None:
+            self._refused(action, "the request is gone")
+        elif self._refusal_rate and self._unlucky():
+            self._refused(action, "refused at random")
+        else:
+            why = self._loans.start(request, action, self.now_s)
+            if why:
+                self._refused(action, why)
 
     def _move(self, action: Move) -> None:
         request = self._find(action)

@@ -14,7 +14,7 @@ Pipelines: stage i of a step starts when its stage i - 1 ended and the stage is 
 
 from collections.abc import Callable, Iterator
 from heapq import heappush
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from plimsoll.serving.executors.instance import SimInstance
 from plimsoll.serving.executors.recorder import FAILED, FINISHED, Recorder
@@ -34,6 +34,9 @@ from plimsoll.serving.policy import (
     View,
 )
 from plimsoll.spec.errors import LivelockError, PolicyError
+
+if TYPE_CHECKING:
+    from plimsoll.serving.executors.loans import Loans
 
 __all__ = ["STEP_RANK", "Engine"]
 
@@ -91,6 +94,8 @@ class Engine(Residents):
         self._now = now
         self.num_wasted = 0
         """Tokens of steps formed ahead that came for requests which had ended."""
+        self.loans: Loans | None = None
+        """What instances lend each other, once the first does."""
         inst._catch_up = self._catch_up
         inst._held_tokens = lambda request: self.held_tokens(request, self._now())
 
@@ -281,6 +286,7 @@ class Engine(Residents):
                     f"{inst._pool.free} of {inst._pool.total} blocks are free"
                 )
         pool = inst._pool
+        loans = self.loans if pool.lent or pool.away else None
         slot.start_s = now_s
         slot.stall_s = stall_s
         slot.num_decodes = num
@@ -300,7 +306,8 @@ class Engine(Residents):
                     f"decode_all on instance {inst.id} takes {need} blocks, {pool.free} are "
                     "free; park requests first"
                 )
-            if step.steady and self._fast and not pairs and not step.ahead and self.swaps is None:
+            plain = loans is None and self.swaps is None
+            if step.steady and self._fast and not pairs and not step.ahead and plain:
                 base, slope, limit = inst.clock.decode_line(num, context)
                 most = slot.next_end() - slot.counter.tick
                 if limit < context + num * most:
@@ -313,10 +320,15 @@ class Engine(Residents):
                 return True
         if self.swaps is not None:
             stall_s = slot.stall_s = self.wait_for_copies(slot, now_s)
-        slot.step_s = inst.clock.step_s(pairs, num, context)
+        if loans is None:
+            slot.step_s = inst.clock.step_s(pairs, num, context)
+        else:
+            slot.step_s, more_s = loans.step_s(self, slot, pairs, context)
+            slot.stall_s = stall_s = stall_s + more_s
         if inst.num_slots == 1:
             self._schedule(slot, now_s + stall_s + slot.step_s)
-            slot.changed = not (step.ahead and step.steady and self.swaps is None) or bool(pairs)
+            formed = step.ahead and step.steady and loans is None and self.swaps is None
+            slot.changed = not formed or bool(pairs)
             if not slot.changed:
                 left = min(r.max_tokens - r.generated for r in inst._decoding[0].values())
                 slot.limit = slot.counter.tick + left

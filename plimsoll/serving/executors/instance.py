@@ -7,7 +7,7 @@ from typing import Literal
 from plimsoll.cost.clock import StepClock
 from plimsoll.serving.executors.requests import SimRequest
 from plimsoll.serving.kv.paged import PagedPool
-from plimsoll.serving.policy import Life, Queue
+from plimsoll.serving.policy import Life, Phase, Queue
 
 __all__ = ["SimInstance"]
 
@@ -100,6 +100,14 @@ class SimInstance:
     def held_tokens(self, request: SimRequest) -> int:
         """Tokens of a request whose KV is here by now, with all steps that have ended."""
         return self._held_tokens(request)
+
+    def lendable(self, request: SimRequest) -> int:
+        """Blocks that others may hold: its own, full, here; not those of the prefix cache."""
+        pool = self._pool
+        if request.instance != self.id or request.phase not in (Phase.DECODE, Phase.PREFILL):
+            return 0
+        full = self._held_tokens(request) // pool.block_tokens
+        return max(0, full - request.num_units * pool.unit_blocks - pool.num_away(request.id))
 
     @property
     def num_running(self) -> int:

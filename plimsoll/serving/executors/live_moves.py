@@ -106,6 +106,8 @@ class LiveMoves:
             source.wake(now_s)
             self._done(move)
             return ""
+        if source.loans is not None and source.loans.concern(request.id):
+            return "part of its KV is on other instances, or on its way there"
         if request.phase is not Phase.DECODE:
             return f"the request is {request.phase.value}; only what waits or decodes moves live"
         self._serial += 1

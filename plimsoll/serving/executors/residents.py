@@ -259,6 +259,7 @@ class Residents:
         swap = action.how == "swap" and request.phase is Phase.DECODE
         if self.swaps is not None and request.phase is Phase.PREFILL and request.computed:
             swap = action.how == "swap"
+        swap = swap and request.id not in pool.away  # what others hold cannot be put aside
         if swap and (blocks > pool.host_free or (self._unlucky is not None and self._unlucky())):
             self.refused.append(Refused(action, f"{pool.host_free} host blocks are free"))
             return 0.0
@@ -285,19 +286,20 @@ class Residents:
                 return 0.0  # the swap manager's copies are paid where the step begins
             pool.host_free -= blocks
             return inst.clock.swap_s(request.computed)
-        self._requeue(request, before, now_s)
+        self._put_back(request, before, now_s)
         return 0.0
 
-    def _requeue(self, request: SimRequest, before: int, now_s: float) -> None:
-        """A request that was taken off its place waits to be computed again; ``before`` of its
-        tokens were pending."""
+    def _put_back(self, request: SimRequest, before: int, now_s: float) -> None:
+        """Without KV it waits first in line, all tokens pending where ``before`` were; what has
+        outgrown the memory ends."""
         inst, pool = self.inst, self.inst._pool
         request.drop_kv()
         request.phase = Phase.WAITING
         request.slot = -1
         inst.outstanding_tokens += request.pending - before
         inst.waiting.appendleft(request)
-        if -(-(request.pending + 1) // pool.block_tokens) + pool.per_request > pool.total:
+        needed = -(-(request.pending + 1) // pool.block_tokens) + pool.per_request
+        if needed > pool.total and not request.borrows:
             self.detach(request)
             self.close(request, FAILED, now_s)
 
@@ -309,9 +311,20 @@ class Residents:
             request = self.alive[request_id]
             before = request.pending
             self.detach(request)
-            self._requeue(request, before, now_s)
+            self._put_back(request, before, now_s)
             if request.parked_at_s is None:
                 request.parked_at_s = now_s
+
+    def start_over(self, request: SimRequest, now_s: float) -> None:
+        """Part of the KV of a request that is in no decode step is lost: it is computed again."""
+        if self.alive.get(request.id) is not request or not request.has_blocks:
+            return
+        before = request.pending
+        self.detach(request)
+        request.preemptions += 1
+        self.end_park(request, now_s)
+        request.parked_at_s = now_s
+        self._put_back(request, before, now_s)
 
     def resume(self, action: Resume, request: SimRequest, slot: Slot, now_s: float) -> float:
         inst, pool = self.inst, self.inst._pool

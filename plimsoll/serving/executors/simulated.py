@@ -23,6 +23,8 @@ from plimsoll.serving.executors.coordinator import (
 from plimsoll.serving.executors.engine import STEP_RANK, Engine
 from plimsoll.serving.executors.instance import SimInstance
 from plimsoll.serving.executors.intake import Intake
+from plimsoll.serving.executors.lent_steps import Lending, LentSteps
+from plimsoll.serving.executors.loans import Loans
 from plimsoll.serving.executors.recorded_links import Outside, RecordedLinks
 from plimsoll.serving.executors.recorder import CANCELLED, Recorder
 from plimsoll.serving.executors.requests import SimRequest
@@ -52,7 +54,8 @@ class Fault:
 class SimulatedExecutor:
     """Serves a workload on simulated instances.
 
-    ``transfer_s(source, target, tokens)`` is the time to move KV between two instances;
+    ``transfer_s(source, target, tokens)`` is the time to move KV between two instances, ``lending``
+    what attention to KV on another instance takes, None where there is no such thing;
     ``reach_s(prompt tokens)`` what a request takes from its arrival to the router, 0 if None.
     ``refusal_rate`` is the chance that a move or swap is refused, for testing policies,
     ``copy_failure_rate`` that a copy of a swap manager fails.
@@ -69,6 +72,7 @@ class SimulatedExecutor:
         router: ClusterPolicy,
         *,
         transfer_s: Callable[[int, int, int], float] | None = None,
+        lending: Lending | None = None,
         reach_s: Callable[[int], float] | None = None,
         seed: int = 0,
         faults: Sequence[Fault] = (),
@@ -91,6 +95,7 @@ class SimulatedExecutor:
         self._specs = list(instances)
         self._router = router
         self._transfer_s = transfer_s
+        self._lending = lending
         self._reach_s = reach_s
         self._seed = seed
         self._faults = list(faults)
@@ -222,6 +227,19 @@ class _Run(Coordinator):
         if isinstance(links, RecordedLinks) and outside is not None:
             links.outside = outside
         return links
+
+    def _lender(self) -> Loans:
+        lending = self._executor._lending
+        if lending is None or self._executor._transfer_s is None:
+            return super()._lender()
+        return Loans(
+            self.engines,
+            self._transfers,
+            LentSteps(self.engines, lending),
+            later=lambda at_s, call, arguments: self._push(at_s, TRANSFER, call, arguments),
+            done=self._moved,
+            failed=self._refused,
+        )
 
     def _gone(self, request: SimRequest, now_s: float) -> None:
         self._intake.ended(request.id, now_s)

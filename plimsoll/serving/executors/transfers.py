@@ -78,24 +78,21 @@ class Transfers:
 
     def _launch(self, request: SimRequest, move: Move, serial: int, now_s: float) -> None:
         """Start the transfer; ``finish`` is due when it is through."""
-        self._push(self._arrival(move, request.computed, now_s), (request, move, serial))
+        end_s = self.arrival_s(move.source, move.target, request.computed, now_s)
+        self._push(end_s, (request, move, serial))
 
     def _send_live(self, live: LiveMove, now_s: float) -> None:
         """Start a copy of a request that moves live; ``live.copied`` is due when it is through."""
-        end_s = self._arrival(live.move, live.copy.stop - live.copy.first, now_s)
+        move, num_tokens = live.move, live.copy.stop - live.copy.first
+        end_s = self.arrival_s(move.source, move.target, num_tokens, now_s)
         self._push(end_s, (live.request, live.move, live.serial))
 
-    def _arrival(self, move: Move, num_tokens: int, now_s: float) -> float:
+    def arrival_s(self, source: int, target: int, num_tokens: int, now_s: float) -> float:
         """When so many tokens' KV has arrived, behind what the two links carry already."""
         assert self._transfer_s is not None
-        begin_s = max(
-            now_s,
-            self._out_free_s.get(move.source, 0.0),
-            self._in_free_s.get(move.target, 0.0),
-        )
-        end_s = begin_s + self._transfer_s(move.source, move.target, num_tokens)
-        self._out_free_s[move.source] = end_s
-        self._in_free_s[move.target] = end_s
+        begin_s = max(now_s, self._out_free_s.get(source, 0.0), self._in_free_s.get(target, 0.0))
+        end_s = begin_s + self._transfer_s(source, target, num_tokens)
+        self._out_free_s[source] = self._in_free_s[target] = end_s
         return end_s
 
     def finish(self, request: SimRequest, move: Move, serial: int, now_s: float) -> bool:

@@ -144,19 +144,30 @@ class Ledger:
         """
         tries = [c for c in self.candidates(debtor, now_s=now_s) if c.free_blocks >= blocks]
         for candidate in tries[:most_tries]:
-            known = self._heard[candidate.instance]
-            granted = ask(candidate.instance, blocks)
-            left = known.free_blocks - blocks if granted else 0
-            self._heard[candidate.instance] = Heartbeat(
-                instance=known.instance,
-                sent_at_s=known.sent_at_s,
-                free_blocks=left,
-                owes=known.owes,
-            )
-            if granted:
-                self._note_debt(debtor, candidate.instance, blocks)
+            if ask(candidate.instance, blocks):
+                self.lent(debtor, candidate.instance, blocks)
                 return Loan(creditor=candidate.instance, blocks=blocks)
+            self.refused(candidate.instance)
         return None
+
+    def lent(self, debtor: int, creditor: int, blocks: int) -> None:
+        """A creditor granted, or was asked for, ``blocks``: so many fewer until it reports."""
+        self._note_free(creditor, self._heard[creditor].free_blocks - blocks)
+        self._note_debt(debtor, creditor, blocks)
+
+    def refused(self, creditor: int) -> None:
+        """A creditor said no: it is taken for empty until it reports."""
+        if creditor in self._heard:
+            self._note_free(creditor, 0)
+
+    def _note_free(self, creditor: int, blocks: int) -> None:
+        known = self._heard[creditor]
+        self._heard[creditor] = Heartbeat(
+            instance=creditor,
+            sent_at_s=known.sent_at_s,
+            free_blocks=max(0, blocks),
+            owes=known.owes,
+        )
 
     def _note_debt(self, debtor: int, creditor: int, blocks: int) -> None:
         known = self._heard.get(debtor)

@@ -22,7 +22,16 @@ class NumberedPool(PagedPool):
     ``held_back`` are given out last, and first where ``busy_first`` is set: to who waits anyway.
     """
 
-    __slots__ = ("_free_numbers", "_units", "busy_first", "fresh", "held_back", "tables")
+    __slots__ = (
+        "_apart",
+        "_free_numbers",
+        "_units",
+        "busy_first",
+        "fresh",
+        "guests",
+        "held_back",
+        "tables",
+    )
 
     def __init__(
         self,
@@ -32,6 +41,8 @@ class NumberedPool(PagedPool):
         per_request: int = 0,
         unit_tokens: int = 0,
         host_blocks: int = 0,
+        block_bytes: float = 0.0,
+        most_lent: int = 0,
     ) -> None:
         super().__init__(
             total=total,
@@ -39,7 +50,13 @@ class NumberedPool(PagedPool):
             per_request=per_request,
             unit_tokens=unit_tokens,
             host_blocks=host_blocks,
+            block_bytes=block_bytes,
+            most_lent=most_lent,
         )
+        self.guests: dict[int, list[int]] = {}
+        """Numbers of the blocks held for other instances' requests, by request."""
+        self._apart: dict[int, list[tuple[int, list[int]]]] = {}
+        """Places in a request's table that are being copied: (target, places), in order."""
         self.tables: dict[int, list[int]] = {}
         self.fresh: list[int] | None = None
         self.held_back: Collection[int] = ()
@@ -94,8 +111,56 @@ class NumberedPool(PagedPool):
             self._free_numbers.append(table.pop())
 
     def private_blocks(self, request: Holder) -> list[int]:
-        """The block numbers of a request that are not offered to others."""
-        return self.tables[request.id][request.num_units * self.unit_blocks :]
+        """The block numbers of a request that are not offered to others and not held by them."""
+        own = self.tables[request.id][request.num_units * self.unit_blocks :]
+        return [number for number in own if number >= 0] if self.away else own
+
+    # Blocks that instances hold for each other
+
+    def set_apart(self, request: Holder, target: int, blocks: int) -> list[int]:
+        """The oldest own blocks of a request that are here and not being copied yet: they are
+        now, to ``target``."""
+        table = self.tables[request.id]
+        copied = {place for _, places in self._apart.get(request.id, ()) for place in places}
+        first = request.num_units * self.unit_blocks
+        here = [i for i in range(first, len(table)) if table[i] >= 0 and i not in copied]
+        places = here[:blocks]
+        self._apart.setdefault(request.id, []).append((target, places))
+        return [table[i] for i in places]
+
+    def put_back(self, request_id: int, target: int) -> None:
+        """The first copy to ``target`` came to nothing."""
+        waiting = self._apart[request_id]
+        waiting.remove(next(entry for entry in waiting if entry[0] == target))
+
+    def forget_apart(self, request_id: int) -> None:
+        """Nothing of a request is being copied any more."""
+        self._apart.pop(request_id, None)
+
+    def send_away(self, request_id: int, holder: int, blocks: int) -> None:
+        """See ``PagedPool``; the first blocks that were set apart for ``holder`` become free."""
+        table = self.tables[request_id]
+        entry = next(entry for entry in self._apart[request_id] if entry[0] == holder)
+        self._apart[request_id].remove(entry)
+        for place in entry[1]:
+            self._free_numbers.append(table[place])
+            table[place] = -1
+        super().send_away(request_id, holder, blocks)
+
+    def host(self, request_id: int, blocks: int) -> None:
+        """See ``PagedPool``."""
+        super().host(request_id, blocks)
+        taken = [self._free_numbers.pop() for _ in range(blocks)]
+        self.guests.setdefault(request_id, []).extend(taken)
+
+    def unhost(self, request_id: int, blocks: int) -> None:
+        """See ``PagedPool``; the last ones go first."""
+        held = self.guests[request_id]
+        for _ in range(blocks):
+            self._free_numbers.append(held.pop())
+        if not held:
+            del self.guests[request_id]
+        super().unhost(request_id, blocks)
 
     def publish(self, request: SimRequest) -> None:
         """See ``PagedPool``."""
@@ -124,6 +189,8 @@ class NumberedPool(PagedPool):
         """See ``PagedPool``."""
         super().clear()
         self.tables.clear()
+        self.guests.clear()
+        self._apart.clear()
         self._units.clear()
         self._free_numbers = list(range(self.total - 1, -1, -1))
 
@@ -135,6 +202,7 @@ class NumberedPool(PagedPool):
             return wrong
         places = [("free", self._free_numbers)]
         places += [(f"unit {key}", numbers) for key, numbers in self._units.items()]
+        places += [(f"guest {request}", numbers) for request, numbers in self.guests.items()]
         for holder in holders:
             places.append((f"request {holder.id}", self.private_blocks(holder)))
         seen: dict[int, str] = {}

@@ -12,7 +12,7 @@ Invariant (``check``): held + cached <= total, and held equals the sum over requ
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from plimsoll.serving.executors.requests import SimRequest, TickCounter
@@ -39,11 +39,17 @@ class PagedPool:
         "_pins",
         "_references",
         "_unused",
+        "away",
+        "block_bytes",
         "block_tokens",
         "busy",
         "caching",
         "held",
         "host_free",
+        "leaving",
+        "lent",
+        "most_lent",
+        "on_release",
         "per_request",
         "total",
         "unit_blocks",
@@ -58,6 +64,8 @@ class PagedPool:
         per_request: int = 0,
         unit_tokens: int = 0,
         host_blocks: int = 0,
+        block_bytes: float = 0.0,
+        most_lent: int = 0,
     ) -> None:
         """``unit_tokens`` tokens a prefix key stands for, 0: no prefix cache."""
         self.total = total
@@ -69,6 +77,14 @@ class PagedPool:
         self.held = 0
         self.busy = 0
         self.host_free = host_blocks
+        self.block_bytes = block_bytes
+        self.most_lent = most_lent
+        self.lent = 0
+        self.leaving = 0
+        self.away: dict[int, dict[int, int]] = {}
+        """Blocks of requests here that others hold: by request, then by holder."""
+        self.on_release: Callable[[int], None] | None = None
+        """Told the id of a request with blocks elsewhere when it gives its KV up."""
         self._references: dict[int, int] = {}
         self._unused: OrderedDict[int, None] = OrderedDict()
         self._pins: dict[int, list[int]] = {}
@@ -118,7 +134,13 @@ class PagedPool:
         """Blocks that become free if the request is parked: those nobody shares with it."""
         shared = sum(self._references[k] > 1 for k in request.prefix_keys[: request.num_units])
         held = max(request.num_blocks, -(-request.computed // self.block_tokens))
+        if self.away:
+            held -= self.num_away(request.id)
         return held - shared * self.unit_blocks + self.per_request
+
+    def num_away(self, request_id: int) -> int:
+        """Blocks of a request that others hold."""
+        return sum(self.away.get(request_id, {}).values())
 
     def decode_blocks(self, slot: int) -> int:
         """Free blocks that one more token for every decoding request of a slot would take."""
@@ -157,7 +179,7 @@ class PagedPool:
 
     def publish(self, request: SimRequest) -> None:
         """Offer the request's fully computed leading units to others."""
-        if not self.caching:
+        if not self.caching or request.id in self.away:
             return
         keys = request.prefix_keys
         ready = min(len(keys), request.computed // self.unit_tokens)
@@ -171,7 +193,7 @@ class PagedPool:
 
     def publish_ended(self, request: SimRequest, keys: list[int], num_tokens: int) -> None:
         """Leave units that cover generated tokens in the cache (the next turn asks for them)."""
-        if not self.caching:
+        if not self.caching or request.id in self.away:
             return
         ready = min(len(keys), num_tokens // self.unit_tokens)
         first = request.num_units
@@ -219,6 +241,10 @@ class PagedPool:
 
     def release(self, request: Holder) -> None:
         """Give back all blocks; units nobody else refers to stay as cache, most recent last."""
+        if self.on_release is not None:
+            self.on_release(request.id)
+            if request.id in self.away:
+                request.num_blocks -= sum(self.away.pop(request.id).values())
         shared = request.num_units
         for key in reversed(request.prefix_keys[:shared]):
             self._drop_reference(key)
@@ -280,12 +306,51 @@ class PagedPool:
             self.held += blocks
             self._evict()
 
+    # Blocks that instances hold for each other
+
+    def host(self, request_id: int, blocks: int) -> None:
+        """Hold blocks of another instance's request, or room for a request's that come home."""
+        self.lent += blocks
+        self.held += blocks
+        self._evict()
+
+    def unhost(self, request_id: int, blocks: int) -> None:
+        """Give such blocks back."""
+        self.lent -= blocks
+        self.held -= blocks
+
+    def send_away(self, request_id: int, holder: int, blocks: int) -> None:
+        """The oldest own blocks of a request that are here are with ``holder`` from now on."""
+        held = self.away.setdefault(request_id, {})
+        held[holder] = held.get(holder, 0) + blocks
+        self.held -= blocks
+
+    def bring_home(self, request_id: int, holder: int, blocks: int) -> None:
+        """The last blocks that ``holder`` took are in the room that was hosted for them."""
+        self._drop_away(request_id, holder, blocks)
+        self.lent -= blocks
+
+    def pass_on(self, request_id: int, holder: int, target: int, blocks: int) -> None:
+        """The last blocks that ``holder`` took are with ``target`` from now on."""
+        held = self.away[request_id]
+        held[target] = held.get(target, 0) + blocks
+        self._drop_away(request_id, holder, blocks)
+
+    def _drop_away(self, request_id: int, holder: int, blocks: int) -> None:
+        held = self.away[request_id]
+        held[holder] -= blocks
+        if not held[holder]:
+            del held[holder]
+        if not held:
+            del self.away[request_id]
+
     def clear(self) -> None:
         """Everything is gone: the instance was lost."""
         self._unused.clear()
         self._references.clear()
         self._pins.clear()
-        self.held = 0
+        self.away.clear()
+        self.held = self.lent = self.leaving = 0
 
     def check(self, holders: Iterable[Holder], decoding: Iterable[SimRequest]) -> str:
         """ "" if the books balance, else what is wrong.
@@ -298,11 +363,15 @@ class PagedPool:
         private = sum(
             max(tokens.get(id(r), 0), r.num_blocks)
             - r.num_units * self.unit_blocks
+            - self.num_away(r.id)
             + self.per_request
             for r in holders
         )
-        if shared + private != self.held:
-            return f"{self.held} blocks held, but units hold {shared} and requests {private}"
+        if shared + private + self.lent != self.held:
+            return (
+                f"{self.held} blocks held, but units hold {shared}, requests {private} and "
+                f"others {self.lent}"
+            )
         if any(key not in self._references for keys in self._pins.values() for key in keys):
             return "a pinned unit is not held"
         cached = len(self._unused) * self.unit_blocks

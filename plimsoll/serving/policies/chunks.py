@@ -79,6 +79,8 @@ def stuck(inst: InstView, slot: int) -> ReqView | None:
     pipeline only if no other slot can go on either, and never the senior.
     """
     pool = inst.pool
+    if pool.leaving:
+        return None  # copies elsewhere are about to make room
     for other in range(inst.num_slots):
         if other != slot and inst.num_decoding(other) and pool.decode_blocks(other) <= pool.free:
             return None

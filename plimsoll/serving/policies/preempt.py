@@ -54,6 +54,8 @@ def make_room(
     parks: list[Park] = []
     if need <= free:
         return (), left
+    if need <= free + pool.leaving:
+        return (), 0  # copies elsewhere are about to make room
     eldest = senior(inst)
     for request in (*reversed(inst.waiting), *reversed(inst.prefilling(slot))):
         if need <= free:

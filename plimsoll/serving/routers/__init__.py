@@ -5,6 +5,7 @@ from plimsoll.serving.routers.disagg import DisaggPolicy
 from plimsoll.serving.routers.freeness import FreenessPolicy
 from plimsoll.serving.routers.least_demand import LeastDemandPolicy
 from plimsoll.serving.routers.least_work import LeastWorkPolicy
+from plimsoll.serving.routers.pool import KvPoolPolicy
 from plimsoll.serving.routers.prefix_affine import PrefixAffinePolicy
 from plimsoll.serving.routers.round_robin import RoundRobinPolicy
 
@@ -13,6 +14,7 @@ __all__ = [
     "AutoscaledPolicy",
     "DisaggPolicy",
     "FreenessPolicy",
+    "KvPoolPolicy",
     "LeastDemandPolicy",
     "LeastWorkPolicy",
     "PrefixAffinePolicy",
@@ -22,6 +24,7 @@ __all__ = [
 ROUTERS: dict[str, type] = {
     "disaggregated": DisaggPolicy,
     "freeness": FreenessPolicy,
+    "kv-pool": KvPoolPolicy,
     "least-demand": LeastDemandPolicy,
     "least-work": LeastWorkPolicy,
     "prefix-affine": PrefixAffinePolicy,

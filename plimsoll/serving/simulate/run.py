@@ -23,6 +23,7 @@ from plimsoll.serving.executors.simulated import Fault, InstanceSpec, SimulatedE
 from plimsoll.serving.policies import POLICIES
 from plimsoll.serving.policy import ClusterPolicy, StepPolicy
 from plimsoll.serving.routers import ROUTERS, AutoscaledPolicy
+from plimsoll.serving.simulate.lending import lending_of
 from plimsoll.serving.simulate.placement import Seat, seats
 from plimsoll.serving.simulate.swapping import swap_spec
 from plimsoll.spec.errors import InfeasibleError, UnsupportedError
@@ -80,10 +81,12 @@ def simulate_plan(
         InfeasibleError: the weights leave no room for KV.
     """
     instances, origins, transfer_s, kv_token_bytes = build(plan, model, fleet)
+    clocks = [spec.clock for spec in instances]
     executor = SimulatedExecutor(
         instances,
         router_for(plan.router, plan.scaling),
         transfer_s=transfer_s,
+        lending=lending_of(plan, model, seats(plan, fleet), clocks),
         reach_s=reach_s(plan, model, fleet),
         seed=seed,
         faults=faults,
@@ -147,6 +150,7 @@ def build(
                 max_model_len=max_len,
                 prefix_caching=pool.prefix_caching and capacity.blocks_per_request == 0,
                 swapping=swapping,
+                block_bytes=block_bytes,
             )
         )
 

@@ -17,6 +17,7 @@ from plimsoll.serving.executors.torch.messages import (
     AS_DRAWN,
     Effect,
     Forget,
+    Held,
     Register,
     StepDone,
     StepWork,
@@ -102,6 +103,10 @@ class TorchEngine(Engine):
         self._under_way: dict[int, int] = {}
         self._formed: int | None = None
         """The step that was sent ahead, by its serial."""
+        self.held: Callable[[int], Sequence[Held]] = lambda request_id: ()
+        """What others hold of a request here."""
+        self.exchanged: list[tuple[int, int]] = []
+        """Bytes and queries to and from other workers, of each step that had any."""
         self.deliveries: list[tuple[Conversation, int, TokenLogprobs | None]] = []
         self.busy_s = 0.0
         self._unserved: set[int] = set()
@@ -186,6 +191,7 @@ class TorchEngine(Engine):
             start,
             list(self.numbers.tables[request.id]),
             request.generated if last else -1,
+            self.held(request.id) if self.numbers.away else (),
         )
 
     def held_tokens(self, request: SimRequest, now_s: float) -> int:
@@ -202,8 +208,8 @@ class TorchEngine(Engine):
         slot.step_s = now_s - slot.start_s - slot.stall_s
         for request_id, token in done.tokens.items():
             request = self.alive.get(request_id)
-            if request is None:
-                continue
+            if request is None or request.phase is Phase.WAITING:
+                continue  # gone, or to be computed again
             text = self._texts[request_id]
             text.tokens.append(token)
             self.deliveries.append((text, token, done.logprobs.get(request_id)))
@@ -232,9 +238,29 @@ class TorchEngine(Engine):
                     self.close(request, FAILED, now_s)
         if self._unserved:
             self._redo_unserved(slot, now_s)
+        if done.exchanged[1]:
+            self.exchanged.append(done.exchanged)
+        for request_id in done.unread:
+            request = self.alive.get(request_id)
+            if request is not None and request.has_blocks:
+                self._take_back(request, slot, now_s)
         slot.busy = False
         self._finish_run(slot)
         return True
+
+    def _take_back(self, request: SimRequest, slot: Slot, now_s: float) -> None:
+        """For a request that could not read its KV the step has not been; it starts over."""
+        pool = self.numbers
+        if request.phase is Phase.DECODE:
+            edge = request.computed % pool.block_tokens == 0
+            self.stop_decoding(request, slot)
+            slot.num_decodes -= 1
+            if edge:
+                pool.take(-1)
+            pool.trim(request)
+            request.phase = Phase.WAITING
+            request.slot = -1
+        self.start_over(request, now_s)
 
     def complete(self, slot: Slot, now_s: float) -> None:
         """Begin what can begin; the step before is accounted for."""

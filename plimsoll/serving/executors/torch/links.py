@@ -22,7 +22,7 @@ class WorkerLinks(Transfers):
 
     bytes_per_s = float("inf")
 
-    def arrival_s(self, message: Exported, now_s: float) -> float:
+    def crossed_s(self, message: Exported, now_s: float) -> float:
         """When what a source sent has crossed a slowed link."""
         _, move, _ = message.tag
         free_s = max(

@@ -17,14 +17,14 @@ from dataclasses import dataclass
 from heapq import heappop
 from typing import Any, Protocol
 
-from plimsoll.serving.executors.coordinator import OUTSIDE, Coordinator, InstanceSpec
-from plimsoll.serving.executors.engine import STEP_RANK, Engine
-from plimsoll.serving.executors.instance import SimInstance
+from plimsoll.serving.executors.coordinator import OUTSIDE, InstanceSpec
+from plimsoll.serving.executors.engine import STEP_RANK
 from plimsoll.serving.executors.recorder import CANCELLED, FAILED, FINISHED, REJECTED
 from plimsoll.serving.executors.requests import SimRequest
 from plimsoll.serving.executors.torch.embeds import Embeds
 from plimsoll.serving.executors.torch.engine import Conversation, TorchEngine
 from plimsoll.serving.executors.torch.links import WorkerLinks
+from plimsoll.serving.executors.torch.live_parts import LiveParts
 from plimsoll.serving.executors.torch.live_recorder import LiveRecorder
 from plimsoll.serving.executors.torch.messages import (
     Copied,
@@ -32,19 +32,17 @@ from plimsoll.serving.executors.torch.messages import (
     Embedded,
     Exported,
     Failed,
+    Hosted,
     Prepare,
     Ready,
     StepDone,
 )
-from plimsoll.serving.executors.torch.worker_swaps import WorkerSwaps
-from plimsoll.serving.executors.view import RunView
-from plimsoll.serving.kv.numbered import NumberedPool
-from plimsoll.serving.kv.paged import PagedPool
+from plimsoll.serving.executors.torch.worker_loans import WorkerLoans
 from plimsoll.serving.kv.prefix_hash import prefix_hashes
-from plimsoll.serving.kv.swap_manager import SwapSpec
 from plimsoll.serving.policy import (
     Arrive,
     ClusterPolicy,
+    Lend,
     Life,
     MoveDone,
     Phase,
@@ -82,11 +80,11 @@ class _Submit:
     session: int
 
 
-class LiveRun(Coordinator):
+class LiveRun(LiveParts):
     """``start_worker(index, answer)`` starts an instance's worker; its answers, the first of them
     ``Ready``, go to ``answer``. ``decisions`` collects (time, instance, slot, decision) with
     ``keep``, and then ``recorder`` keeps everything. ``link_bytes_per_s`` slows copies between
-    workers down."""
+    workers down. ``peers``: the workers have met and attend for each other."""
 
     def __init__(
         self,
@@ -99,6 +97,7 @@ class LiveRun(Coordinator):
         keep: bool = False,
         check_books: bool = False,
         link_bytes_per_s: float = float("inf"),
+        peers: bool = False,
     ) -> None:
         self.texts: dict[int, Conversation] = {}
         self.decisions: list[tuple[float, int, int, object]] = []
@@ -115,6 +114,7 @@ class LiveRun(Coordinator):
         self.num_prompt_tokens = self.num_cached_tokens = 0
         self._keep = keep
         self._link_bytes_per_s = link_bytes_per_s
+        self._peers = peers
         self._check = check_books
         self._eos_ids = eos_ids
         self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -344,6 +344,9 @@ class LiveRun(Coordinator):
             self._exported(message)
         elif isinstance(message, Copied):
             self._copied(index, message.event, failed=bool(message.why))
+        elif isinstance(message, Hosted):
+            assert isinstance(self._loans, WorkerLoans)
+            self._loans.hosted(message.serial, self.now_s)
         elif isinstance(message, Embedded):
             self._embeds.done(message)
             self._look_for_empty()
@@ -385,13 +388,17 @@ class LiveRun(Coordinator):
     def _exported(self, message: Exported) -> None:
         links = self._transfers
         assert isinstance(links, WorkerLinks)
-        at_s = links.arrival_s(message, self.now_s)
+        at_s = links.crossed_s(message, self.now_s)
         if at_s > self.now_s:
             self._push(at_s, OUTSIDE, self._delivered, (message,))
         else:
             self._delivered(message)
 
     def _delivered(self, message: Exported) -> None:
+        if isinstance(message.tag[1], Lend):
+            assert isinstance(self._loans, WorkerLoans)
+            self._loans.exported(message, self.now_s)
+            return
         links = self._transfers
         assert isinstance(links, WorkerLinks)
         request_id, move, serial = message.tag
@@ -531,74 +538,3 @@ class LiveRun(Coordinator):
         over, self._over = self._over, []
         for text in over:
             text.end(text)
-
-    # What the coordinator asks for
-
-    def _real(self, index: int) -> TorchEngine:
-        engine = self.engines[index]
-        assert isinstance(engine, TorchEngine)
-        return engine
-
-    def _swaps(
-        self, spec: InstanceSpec, swapping: SwapSpec, engine: Engine, key_tokens: int
-    ) -> WorkerSwaps:
-        assert isinstance(engine, TorchEngine)
-        return WorkerSwaps(
-            swapping,
-            engine.numbers,
-            host_blocks=spec.host_blocks,
-            longest_tokens=min(spec.max_model_len, spec.num_blocks * spec.block_tokens),
-            later=lambda at_s, event: None,
-            emit=engine.emit,
-        )
-
-    def _pool(self, spec: InstanceSpec, unit_tokens: int) -> PagedPool:
-        if spec.swapping is not None:
-            return super()._pool(spec, unit_tokens)
-        return NumberedPool(
-            total=spec.num_blocks,
-            block_tokens=spec.block_tokens,
-            per_request=spec.blocks_per_request,
-            unit_tokens=unit_tokens,
-            host_blocks=spec.host_blocks,
-        )
-
-    def _engine(
-        self, spec: InstanceSpec, inst: SimInstance, view: RunView, unit_tokens: int
-    ) -> Engine:
-        return TorchEngine(
-            send=lambda message: None,
-            texts=self.texts,
-            eos_ids=self._eos_ids,
-            inst=inst,
-            policy=spec.policy,
-            view=view,
-            outputs=self._outputs,
-            recorder=self.recorder,
-            heap=self._heap,
-            serials=self._serials,
-            on_end=self._ended,
-            on_stage=self._stage_done,
-            unlucky=None,
-            next_keys=self._ended_keys if unit_tokens else None,
-            log=self._log,
-            now=self._now,
-        )
-
-    def _links(self) -> WorkerLinks:
-        links = WorkerLinks(
-            self.engines,
-            None,
-            lambda at_s, arguments: None,
-            done=self._moved,
-            failed=self._refused,
-        )
-        links.bytes_per_s = self._link_bytes_per_s
-        return links
-
-    def _ended_keys(self, request: int) -> list[int]:
-        text = self.texts[request]
-        keys = prefix_hashes([*text.prompt, *text.tokens], self.block_tokens)
-        if self._keep:
-            self.keys[request] = keys
-        return keys

@@ -18,6 +18,9 @@ __all__ = [
     "Failed",
     "Forget",
     "HandOn",
+    "Held",
+    "Host",
+    "Hosted",
     "Import",
     "Prepare",
     "Ready",
@@ -27,6 +30,7 @@ __all__ = [
     "StepWork",
     "SwapIn",
     "SwapOut",
+    "Unhost",
     "Wipe",
     "Work",
 ]
@@ -120,11 +124,21 @@ Effect = Register | Forget | SwapOut | SwapIn | SendOut | BringBack | HandOn | W
 
 
 @dataclass(frozen=True, slots=True)
+class Held:
+    """``blocks`` of a request that another instance holds as a loan."""
+
+    instance: int
+    loan: int
+    blocks: int
+
+
+@dataclass(frozen=True, slots=True)
 class Work:
     """Run ``tokens`` of a request, whose first is at position ``start``, over its block table.
 
     ``draw`` is the index of the token to draw afterwards, -1 for none. A step that was formed
-    before the last one was over has ``AS_DRAWN`` for a token.
+    before the last one was over has ``AS_DRAWN`` for a token. ``held``: what others hold of it;
+    those places of the table are -1.
     """
 
     request: int
@@ -132,6 +146,7 @@ class Work:
     start: int
     blocks: Sequence[int]
     draw: int
+    held: Sequence[Held] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +168,9 @@ class StepWork:
 @dataclass(frozen=True, slots=True)
 class StepDone:
     """Tokens by request, log-probabilities where asked for; ``broken`` maps a request that must
-    fail to a sentence; ``busy_s`` is the worker's own time in the pass."""
+    fail to a sentence; ``busy_s`` is the worker's own time in the pass. ``unread`` are requests
+    whose lent KV could not be read, for which the step did nothing; ``exchanged`` bytes and
+    queries (times layers and creditors) went to and from other workers."""
 
     serial: int
     slot: int
@@ -161,6 +178,8 @@ class StepDone:
     logprobs: Mapping[int, TokenLogprobs]
     broken: Mapping[int, str]
     busy_s: float
+    unread: Sequence[int] = ()
+    exchanged: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +207,30 @@ class Import:
     request: int
     blocks: Sequence[int]
     payload: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """Put KV of another worker's request into these blocks, and attend to it for that worker."""
+
+    loan: int
+    blocks: Sequence[int]
+    payload: Any
+    serial: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hosted:
+    """The answer to ``Host``."""
+
+    serial: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unhost:
+    """A loan is over; its blocks may be written."""
+
+    loan: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,10 @@ from torch import Tensor
 from plimsoll.models.attention import attend_chunk
 from plimsoll.models.context import States
 from plimsoll.serving.executors.torch.kv_store import KvStore
+from plimsoll.serving.executors.torch.lent_context import LentContext
 from plimsoll.serving.executors.torch.messages import Work
+from plimsoll.serving.executors.torch.peers import Peers
+from plimsoll.spec.errors import UnsupportedError
 
 __all__ = ["PagedContext", "attend_decodes", "page_pairs"]
 
@@ -38,7 +41,8 @@ class _Group:
 class PagedContext:
     """One pass over ``work``; every block table covers the pass's own tokens."""
 
-    def __init__(self, store: KvStore, work: Sequence[Work]) -> None:
+    def __init__(self, store: KvStore, work: Sequence[Work], peers: Peers | None = None) -> None:
+        self.lent = LentContext(store, peers) if peers and any(w.held for w in work) else None
         self._store = store
         self._work = work
         self.bounds: list[tuple[int, int]] = []
@@ -55,7 +59,10 @@ class PagedContext:
             for position in range(item.start, total):
                 blocks.append(item.blocks[position // size])
                 offsets.append(position % size)
-            if new == 1:
+            if item.held:
+                assert self.lent is not None
+                self.lent.add(at, at + new, item)
+            elif new == 1:
                 self._decodes.append((total, at, item.blocks))
             else:
                 self._chunks.append((at, at + new, total, store.numbers(item.blocks, total)))
@@ -92,9 +99,17 @@ class PagedContext:
         width = latent_dim if values is None else values.shape[-1]
         heads = keys.shape[1]
         groups = self._grouped(window, heads)
-        if len(groups) == 1 and groups[0][0].places_S is None:
+        if self.lent is None and len(groups) == 1 and groups[0][0].places_S is None:
             return self._decoded(layer, q_THD, groups[0], scale, softcap, sinks, latent_dim)
         out = q_THD.new_empty(q_THD.shape[0], q_THD.shape[1], width)
+        if self.lent is not None:
+            if window or softcap or sinks is not None or latent_dim:
+                raise UnsupportedError(
+                    "KV on other workers is read by plain attention over all tokens only; this "
+                    "model has windows, soft-caps, sinks or latent attention"
+                )
+            out.zero_()
+            self.lent.attend(layer, q_THD, out, scale)
         for first, last, total, numbers in self._chunks:
             if last - first == total:
                 k = k_TKD[first:last]
@@ -166,7 +181,7 @@ class PagedContext:
             bias = torch.zeros(seen.shape).masked_fill(~seen, float("-inf"))[:, None, None]
             bias = bias.to(device)
         order = [at for _, at, _ in group]
-        alone = order == list(range(len(self._work))) and not self._chunks
+        alone = order == list(range(len(self._work))) and not self._chunks and not self.lent
         places = None if alone else torch.tensor(order, device=device)
         return _Group(places, tables.to(device), bias)
 

@@ -28,6 +28,8 @@ from plimsoll.serving.executors.torch.messages import (
     Exported,
     Forget,
     HandOn,
+    Host,
+    Hosted,
     Import,
     Prepare,
     Register,
@@ -36,10 +38,12 @@ from plimsoll.serving.executors.torch.messages import (
     StepWork,
     SwapIn,
     SwapOut,
+    Unhost,
     Wipe,
     Work,
 )
 from plimsoll.serving.executors.torch.paged_context import PagedContext
+from plimsoll.serving.executors.torch.peers import Peers
 from plimsoll.serving.executors.torch.sampling.draw import draw
 from plimsoll.serving.executors.torch.sampling.grammar import Constraint, Grammars
 from plimsoll.serving.executors.torch.sampling.rows import History, Row, needs_history
@@ -88,6 +92,9 @@ class Runner:
         """Told of copies beside the steps, from other threads."""
         self.copy_bytes_per_s = float("inf")
         self._lanes: CopyLanes | None = None
+        self.peers: Peers | None = None
+        """Workers that hold KV for this one, or it for them."""
+        self._unread: Sequence[int] = ()
 
     @property
     def lanes(self) -> CopyLanes:
@@ -123,11 +130,15 @@ class Runner:
         work = [w for w in map(self._filled_in, message.work) if w and w.request not in left_out]
         tokens: dict[int, int] = {}
         logprobs: dict[int, TokenLogprobs] = {}
+        self._unread = ()
+        before = (0, 0) if self.peers is None else (self.peers.num_bytes, self.peers.num_parts)
         logits = self._logits(work) if work else None
         if logits is not None:
             drawn_for = [w for w in work if w.draw >= 0]
             drawn = draw(logits, [self._row(w) for w in drawn_for])
             for place, w in enumerate(drawn_for):
+                if w.request in self._unread:
+                    continue
                 if place in drawn.broken:
                     self._drawing[w.request].last = None
                     broken[w.request] = "the model's output for this request is not a number"
@@ -140,8 +151,18 @@ class Runner:
                 self._remember(w.request, token, broken)
         if self.store.device.type == "cuda":
             torch.cuda.synchronize(self.store.device)
+        exchanged = (0, 0)
+        if self.peers is not None:
+            exchanged = (self.peers.num_bytes - before[0], self.peers.num_parts - before[1])
         return StepDone(
-            message.serial, message.slot, tokens, logprobs, broken, time.perf_counter() - started
+            message.serial,
+            message.slot,
+            tokens,
+            logprobs,
+            broken,
+            time.perf_counter() - started,
+            self._unread,
+            exchanged,
         )
 
     def _filled_in(self, work: Work) -> Work | None:
@@ -157,11 +178,13 @@ class Runner:
             logits = self.graphs.logits(work)
             drawing = [i for i, w in enumerate(work) if w.draw >= 0]
             return logits if len(drawing) == len(work) else logits[drawing]
-        context = PagedContext(self.store, work)
+        context = PagedContext(self.store, work, self.peers)
         device = self.store.device
         tokens = torch.tensor([t for w in work for t in w.tokens], device=device)
         positions = torch.cat([torch.arange(w.start, w.start + len(w.tokens)) for w in work])
         hidden = self._forward(tokens, positions.to(device), context)
+        if context.lent is not None:
+            self._unread = tuple(context.lent.unread)
         if hidden is None:
             return None
         last = [b - 1 for w, (_, b) in zip(work, context.bounds, strict=True) if w.draw >= 0]
@@ -228,6 +251,18 @@ class Runner:
     def take(self, message: Import) -> None:
         """Another worker's KV."""
         self.store.copy_in(message.request, message.blocks, message.payload)
+
+    def host(self, message: Host) -> Hosted:
+        """Another worker's KV, to attend to for it."""
+        assert self.peers is not None
+        self.store.copy_in(-1, message.blocks, message.payload)
+        self.peers.host(message.loan, message.blocks)
+        return Hosted(message.serial)
+
+    def unhost(self, message: Unhost) -> None:
+        """A loan is over."""
+        assert self.peers is not None
+        self.peers.unhost(message.loan)
 
     def prepare(self, message: Prepare) -> None:
         """Compile a schema in a thread, so that no step waits for it."""

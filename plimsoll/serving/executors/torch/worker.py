@@ -30,11 +30,14 @@ from plimsoll.serving.executors.torch.messages import (
     Embedded,
     Export,
     Failed,
+    Host,
     Import,
     Prepare,
     Ready,
     StepWork,
+    Unhost,
 )
+from plimsoll.serving.executors.torch.peers import Meeting, Peers
 from plimsoll.serving.executors.torch.runner import Runner
 from plimsoll.serving.executors.torch.sampling.grammar import Grammars
 from plimsoll.spec.errors import PlimsollError
@@ -51,7 +54,8 @@ class WorkerSetup:
     """What a worker builds. ``dtype`` "" keeps the checkpoint's; ``tokenizer`` is the JSON text
     of a ``tokenizer.json``, "" if no request may ask for a schema; ``max_length`` the longest
     sequence that will be run, 0 for what the configuration says; ``copy_bytes_per_s`` slows the
-    copies of a swap manager down, for tests."""
+    copies of a swap manager down, for tests; ``meeting`` where it meets the workers that it lends
+    KV memory to and borrows it from."""
 
     folder: Path
     num_blocks: int
@@ -65,6 +69,7 @@ class WorkerSetup:
     host_bytes: float = float("inf")
     disk_folder: Path | None = None
     copy_bytes_per_s: float = float("inf")
+    meeting: Meeting | None = None
 
 
 def make_runner(
@@ -99,6 +104,8 @@ def make_runner(
         grammars = Grammars(Tokenizer.from_str(setup.tokenizer), setup.eos_ids)
     runner = kind(model, store, grammars=grammars, eos_ids=setup.eos_ids)
     runner.copy_bytes_per_s = setup.copy_bytes_per_s
+    if setup.meeting is not None:
+        runner.peers = Peers(setup.meeting, store)
     return runner
 
 
@@ -110,6 +117,10 @@ def _handle(runner: Runner, message: Any) -> Any:
         return runner.export(message)
     if isinstance(message, Import):
         return runner.take(message)
+    if isinstance(message, Host):
+        return runner.host(message)
+    if isinstance(message, Unhost):
+        return runner.unhost(message)
     if isinstance(message, Prepare):
         return runner.prepare(message)
     assert isinstance(message, Embed)
@@ -203,6 +214,8 @@ class ProcessWorker:
 
 def _main(setup: WorkerSetup, pipe: Connection) -> None:
     work_through(pipe, setup, make_runner, lambda runner, result: result)
+    if setup.meeting is not None:
+        os._exit(0)  # threads still wait for peers
 
 
 def work_through(

@@ -55,6 +55,7 @@ class ChainBooks:
         """Requests for which no device has the block, or none has memory."""
         self.log: list[tuple[object, ...]] | None = None
         """Every decision, where it is a list."""
+        self._touched: set[int] = set()
         self._hosts: dict[str, list[int]] = {name: [] for name in self.blocks}
         for device in self.devices:
             for name in sorted(device.blocks):
@@ -103,20 +104,16 @@ class ChainBooks:
             held=[0] * len(chain),
         )
         self.live[request] = found
-        return self._dispatch(found, now_s)
+        return self._settle(self._dispatch(found, now_s), now_s)
 
-    def arrived(self, item: Item, now_s: float) -> list[Effect]:
-        """An item's input is where it is to run."""
-        request = item.request
-        if item.stale:
-            return []
-        device = self.devices[request.device]
-        if request.copying >= 0:
-            self._moved(request, device)
-        item.since_s = now_s
-        block = request.blocks[item.position]
-        device.queues.setdefault(block, deque()).append(item)
-        return self.start(device.index, now_s)
+    def arrived(self, items: Sequence[Item], now_s: float) -> list[Effect]:
+        """The inputs of these items are where they are to run."""
+        for item in items:
+            if not item.stale:
+                if item.request.copying >= 0:
+                    self._moved(item.request, self.devices[item.request.device])
+                self._enqueue(item, now_s)
+        return self._settle([], now_s)
 
     def done(self, device_index: int, now_s: float) -> list[Effect]:
         """The batch on a device ended; requests at the end of their chain have one token more."""
@@ -141,8 +138,8 @@ class ChainBooks:
                     continue
                 request.position = 0
             effects += self._dispatch(request, now_s)
-        effects += self._rehouse(now_s)
-        return effects + self.start(device_index, now_s)
+        self._touched.add(device_index)
+        return self._settle(effects + self._rehouse(now_s), now_s)
 
     def ended(self, request_id: int, now_s: float) -> list[Effect]:
         """A request is over before its limit: it sampled an end, or its client went away."""
@@ -150,7 +147,7 @@ class ChainBooks:
         request.end_s = now_s
         request.epoch += 1
         self._forget(request)
-        return self._rehouse(now_s)
+        return self._settle(self._rehouse(now_s), now_s)
 
     def lost(self, device_index: int, now_s: float) -> list[Effect]:
         """A device is gone with all it held; its requests resume behind what is still held."""
@@ -169,7 +166,7 @@ class ChainBooks:
                     touched = touched or position <= request.position
             if touched:
                 effects += self._resume(request, now_s)
-        return effects
+        return self._settle(effects, now_s)
 
     def evict(self, device_index: int, block: str, now_s: float) -> list[Effect]:
         """A block is taken off a device; what waits for it there is placed elsewhere.
@@ -195,7 +192,7 @@ class ChainBooks:
                     touched = touched or position <= request.position
             if touched:
                 effects += self._resume(request, now_s)
-        return effects
+        return self._settle(effects, now_s)
 
     def place(self, device_index: int, block: str, now_s: float) -> list[Effect]:
         """A block was loaded onto a device."""
@@ -206,7 +203,7 @@ class ChainBooks:
         device.blocks.add(block)
         device.used_bytes += self.blocks[block].weight_bytes
         self._hosts[block].append(device_index)
-        return self._rehouse(now_s)
+        return self._settle(self._rehouse(now_s), now_s)
 
     def overload(self, now_s: float) -> tuple[str, int] | None:
         """The block to load once more and the device to load it on, if that pays now."""
@@ -246,19 +243,25 @@ class ChainBooks:
         position = request.position
         block = request.blocks[position]
         owner = request.where[position]
-        source = request.where[position - 1] if position else -1
+        source = self._source(request)
         missing = request.missing
-        if owner >= 0 and self.policy.weigh_kv and not request.homeless_before(owner):
+        if owner >= 0 and self.policy.weigh_kv:
             device = self.devices[owner]
             queue_s = self._queue_s(device, block, now_s)
             here_s = queue_s + self.prices.hidden_s(source, owner, missing)
-            if here_s <= self.policy.margin_s and self._room(device) > 0:
-                return self._send(request, owner, source, block, owner)
+            if here_s <= self.policy.margin_s and self._room(device) > 0:  # none can be cheaper
+                return self._send(request, owner, source, block, owner, now_s)
         choices = self._choices(request, source, now_s)
         if not choices:
             return self._no_place(request)
         chosen = choices[self.policy.dispatch(choices)]
-        return self._send(request, chosen.device, source, chosen.block, owner)
+        return self._send(request, chosen.device, source, chosen.block, owner, now_s)
+
+    def _source(self, request: ChainRequest) -> int:
+        """Where the next block's input lies; a new token lies where it was sampled."""
+        if request.position:
+            return request.where[request.position - 1]
+        return request.where[-1] if request.generated and request.missing == 1 else -1
 
     def _choices(self, request: ChainRequest, source: int, now_s: float) -> list[Choice]:
         position = request.position
@@ -275,6 +278,14 @@ class ChainBooks:
             for index in self._hosts[name]:
                 device = self.devices[index]
                 kv_s, missing = 0.0, request.missing
+                transfer_s = self.prices.hidden_s(source, index, missing)
+                queue_s = self._queue_s(device, name, now_s)
+                if owner < 0:
+                    transfer_s += self.policy.passes * self.prices.hidden_s(source, index, 1)
+                    stays = index == source
+                    cycle_s = self._cycle_s(device, name, stays=stays)
+                    queue_s = cycle_s if stays else max(queue_s, cycle_s)
+                    transfer_s += self._onward_s(request, device, now_s)
                 if index != owner:
                     if self._room(device) < need:
                         continue
@@ -287,8 +298,8 @@ class ChainBooks:
                     Choice(
                         index,
                         name,
-                        self._queue_s(device, name, now_s),
-                        self.prices.hidden_s(source, index, missing),
+                        queue_s,
+                        transfer_s,
                         kv_s,
                         owner=index == owner,
                         substitute=name != own,
@@ -298,7 +309,13 @@ class ChainBooks:
         return choices
 
     def _send(
-        self, request: ChainRequest, target: int, source: int, block: str, owner: int
+        self,
+        request: ChainRequest,
+        target: int,
+        source: int,
+        block: str,
+        owner: int,
+        now_s: float,
     ) -> list[Effect]:
         position = request.position
         if block != request.blocks[position]:
@@ -318,7 +335,26 @@ class ChainBooks:
         start = request.held[position]
         item = Item(request, request.epoch, position, start, request.tokens - start)
         self._note("send", request.id, position, block, target, request.copying)
+        if source == target and request.copying < 0:
+            self._enqueue(item, now_s)
+            return []
         return [Send(item, source, target, request.copying)]
+
+    def _enqueue(self, item: Item, now_s: float) -> None:
+        device = self.devices[item.request.device]
+        block = item.request.blocks[item.position]
+        item.since_s = now_s
+        device.queues.setdefault(block, deque()).append(item)
+        if item.num > 1:
+            device.prompts[block] = device.prompts.get(block, 0) + item.num
+        self._touched.add(device.index)
+
+    def _settle(self, effects: list[Effect], now_s: float) -> list[Effect]:
+        """Start what can start on devices that got something to do."""
+        for index in sorted(self._touched):
+            effects += self.start(index, now_s)
+        self._touched.clear()
+        return effects
 
     def _no_place(self, request: ChainRequest) -> list[Effect]:
         """Give up what is held and wait for a place, so that nobody waits for a waiting one."""
@@ -337,12 +373,11 @@ class ChainBooks:
             request = self.homeless.popleft()
             if request.id not in self.live:
                 continue
-            found = self._dispatch(request, now_s)
-            if not found:
-                self.homeless.pop()
-                self.homeless.appendleft(request)
+            waiting = len(self.homeless)
+            effects += self._dispatch(request, now_s)
+            if len(self.homeless) > waiting:
+                self.homeless.appendleft(self.homeless.pop())
                 break
-            effects += found
         return effects
 
     def _resume(self, request: ChainRequest, now_s: float) -> list[Effect]:
@@ -370,9 +405,9 @@ class ChainBooks:
             while queue and queue[0].stale:
                 queue.popleft()
             if queue:
-                first = sum(not item.start for item in queue if not item.stale)
+                position = queue[0].position
                 oldest_s = now_s - queue[0].since_s
-                views.append(QueueView(block, len(queue), first, oldest_s))
+                views.append(QueueView(block, position, len(queue), oldest_s))
         if not views:
             return []
         block = views[self.policy.next_queue(views)].block
@@ -380,7 +415,9 @@ class ChainBooks:
         taken = self.policy.batch([Waiting(i.request.app, i.num, not i.start) for i in waiting])
         items = [waiting[i] for i in taken]
         chosen = set(taken)
-        device.queues[block] = deque(x for i, x in enumerate(waiting) if i not in chosen)
+        left = [x for i, x in enumerate(waiting) if i not in chosen]
+        device.queues[block] = deque(left)
+        device.prompts[block] = sum(item.num for item in left if item.num > 1)
         device.running, device.running_block = items, block
         prompts = sum(item.num for item in items if item.num > 1)
         decodes = sum(item.num == 1 for item in items)
@@ -394,9 +431,33 @@ class ChainBooks:
         wait_s = max(0.0, device.until_s - now_s) if device.running else 0.0
         for name, queue in device.queues.items():
             if queue and name != block:
-                prompts = sum(item.num for item in queue if item.num > 1)
-                wait_s += self.prices.run_s(name, prompts, len(queue))
+                wait_s += self.prices.run_s(name, device.prompts.get(name, 0), len(queue))
         return wait_s
+
+    def _onward_s(self, request: ChainRequest, device: Device, now_s: float) -> float:
+        """What a place costs later, if a block further on is not there: the ways out and back for
+        every token, and the round of the device that has it."""
+        for name in request.blocks[request.position + 1 :]:
+            if name not in device.blocks:
+                hops = [
+                    2 * self.policy.passes * self.prices.hidden_s(device.index, i, 1)
+                    + self._cycle_s(self.devices[i], name, stays=False)
+                    for i in self._hosts[name]
+                ]
+                return min(hops, default=0.0)
+        return 0.0
+
+    def _cycle_s(self, device: Device, block: str, *, stays: bool) -> float:
+        """Time of one token of all that a device holds, with one request more at a block.
+
+        A request that ``stays`` waits for the same round as with its block before.
+        """
+        residents = device.residents
+        total_s = self.prices.run_s(block, 0, residents.get(block, 0) + 1)
+        for name, count in () if stays else residents.items():
+            if count and name != block:
+                total_s += self.prices.run_s(name, 0, count)
+        return total_s
 
     # What is held
 
@@ -404,8 +465,11 @@ class ChainBooks:
         return device.memory_bytes - device.used_bytes
 
     def _hold(self, device: Device, request: ChainRequest, position: int, held: int) -> None:
+        block = request.blocks[position]
         grown = held - request.held[position]
-        device.used_bytes += grown * self.blocks[request.blocks[position]].token_bytes
+        device.used_bytes += grown * self.blocks[block].token_bytes
+        if not request.held[position]:
+            device.residents[block] = device.residents.get(block, 0) + 1
         request.where[position], request.held[position] = device.index, held
 
     def _moved(self, request: ChainRequest, device: Device) -> None:
@@ -419,8 +483,9 @@ class ChainBooks:
     def _drop(self, request: ChainRequest, position: int) -> None:
         where, held = request.where[position], request.held[position]
         if where >= 0:
-            size = self.blocks[request.blocks[position]].token_bytes
-            self.devices[where].used_bytes -= held * size
+            block = request.blocks[position]
+            self.devices[where].used_bytes -= held * self.blocks[block].token_bytes
+            self.devices[where].residents[block] -= 1
         request.where[position], request.held[position] = -1, 0
 
     def _forget(self, request: ChainRequest) -> None:

@@ -111,6 +111,10 @@ class Device:
     up: bool = True
     used_bytes: float = 0.0
     queues: dict[str, deque[Item]] = field(default_factory=dict)
+    prompts: dict[str, int] = field(default_factory=dict)
+    """Prompt tokens in each queue."""
+    residents: dict[str, int] = field(default_factory=dict)
+    """Requests whose keys and values lie here, by block."""
     running: list[Item] = field(default_factory=list)
     running_block: str = ""
     until_s: float = 0.0

@@ -35,11 +35,12 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class QueueView:
-    """What waits for one block on one device. ``oldest_s``: how long the longest has waited."""
+    """What waits for one block on one device. ``position`` is the block's in the chain of the
+    first in line, ``oldest_s`` how long that has waited."""
 
     block: str
+    position: int
     waiting: int
-    first_tokens: int
     oldest_s: float
 
 
@@ -87,16 +88,18 @@ class Guesses:
 class ChainPolicy:
     """The decisions. ``patience_s``: a queue whose oldest has waited longer goes first.
 
-    ``margin_s`` must be gained by leaving the owner of keys and values. Three switches take a
-    mechanism away: ``mix_apps`` (one batch holds several applications), ``weigh_kv`` (keys and
-    values count in the cost), ``substitute`` (equivalent blocks). ``trial`` guesses are made
+    ``margin_s`` must be gained by leaving the owner of keys and values; a first placement counts
+    the way of the hidden state ``passes`` times, since every token takes it again. Three switches
+    take a mechanism away: ``mix_apps`` (one batch holds several applications), ``weigh_kv`` (keys
+    and values count in the cost), ``substitute`` (equivalent blocks). ``trial`` guesses are made
     before a surrogate is judged, and one in ``retry`` after it was switched off.
     """
 
     max_requests: int = 256
     max_tokens: int = 2048
-    patience_s: float = 0.05
-    margin_s: float = 0.002
+    patience_s: float = 0.2
+    margin_s: float = 0.25
+    passes: int = 64
     mix_apps: bool = True
     weigh_kv: bool = True
     substitute: bool = True
@@ -130,16 +133,16 @@ class ChainPolicy:
         return min(offered, key=key)
 
     def next_queue(self, queues: Sequence[QueueView]) -> int:
-        """Which block a free device runs: overdue ones first, then prompts, then the longest queue.
+        """Which block a free device runs: overdue ones first, then the last in its chain.
 
-        The longest queue first lets groups of requests that follow each other through the blocks
-        of a device fall in step, so that the weights are read once for both.
+        What has begun a pass ends it, while new prompts and those a pass ahead gather at the first
+        block: so groups fall in step, and weights are read once for all.
         """
 
-        def key(i: int) -> tuple[float, bool, int, float, str]:
+        def key(i: int) -> tuple[float, int, int, str]:
             q = queues[i]
             overdue = q.oldest_s if q.oldest_s > self.patience_s else 0.0
-            return (-overdue, q.first_tokens == 0, -q.waiting, -q.oldest_s, q.block)
+            return (-overdue, -q.position, -q.waiting, q.block)
 
         return min(range(len(queues)), key=key)
 

@@ -141,6 +141,17 @@ class ChainBooks:
         self._touched.add(device_index)
         return self._settle(effects + self._rehouse(now_s), now_s)
 
+    def failed(self, device_index: int, now_s: float) -> list[Effect]:
+        """The batch on a device did not run; its requests go on from what is held."""
+        device = self.devices[device_index]
+        items, device.running, device.running_block = device.running, [], ""
+        effects: list[Effect] = []
+        for item in items:
+            if not item.stale:
+                effects += self._resume(item.request, now_s)
+        self._touched.add(device_index)
+        return self._settle(effects, now_s)
+
     def ended(self, request_id: int, now_s: float) -> list[Effect]:
         """A request is over before its limit: it sampled an end, or its client went away."""
         request = self.live.pop(request_id)

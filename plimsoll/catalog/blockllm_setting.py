@@ -12,13 +12,14 @@ Source of the setup: arXiv 2404.18322 section 5; lengths and rates are ours.
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from plimsoll.cluster.placement import BlockDemand, Site, follow_counts, locality_place
 from plimsoll.cost.block_clock import BlockClock, block_clock
 from plimsoll.cost.kv import kv_bytes_per_token
+from plimsoll.serving.executors.chain_guesses import surrogate_name
 from plimsoll.serving.executors.chain_requests import BlockInfo
 from plimsoll.serving.executors.chains_simulated import Asked, ChainSetting, SimBlock
 from plimsoll.spec.dtype import DType
@@ -31,10 +32,13 @@ __all__ = [
     "ADAPTED",
     "APPS",
     "FULL",
+    "SERVERS",
     "chains_of",
+    "of_one",
     "peak_flops_per_s",
     "setting_of",
     "shares_of",
+    "spread_setting",
     "traffic",
     "useful_flops",
 ]
@@ -188,3 +192,49 @@ def useful_flops(asked: Sequence[Asked]) -> float:
 def peak_flops_per_s() -> float:
     """Of one device at 16 bits."""
     return load_device("a100-sxm-80").flops_per_s(DType.FP16)
+
+
+def spread_setting(accuracy: float) -> ChainSetting:
+    """One application whose four blocks lie on four servers.
+
+    A surrogate of the last block (one of its layers and the head) lies beside the first;
+    ``accuracy`` of its guesses come true.
+    """
+    clock, sizes = _world()
+    app = ADAPTED[0]
+    chain = tuple(f"base/{i}" for i in range(sizes.layers // LAYERS_A_BLOCK))
+    blocks = [_block(name, {app: chain}, sizes) for name in chain]
+    last = blocks[-1].info
+    surrogate = SimBlock(
+        info=BlockInfo(
+            name=surrogate_name(last.name),
+            weight_bytes=last.weight_bytes / LAYERS_A_BLOCK,
+            token_bytes=0.0,
+        ),
+        num_layers=1,
+        ends=True,
+    )
+    device = load_device("a100-sxm-80")
+    assert device.scale_up is not None
+    return ChainSetting(
+        clock=clock,
+        blocks=(*blocks, surrogate),
+        apps={app: chain},
+        servers=tuple(range(len(chain))),
+        memory_bytes=device.memory_bytes * _MEMORY_FRACTION,
+        placed=tuple(
+            frozenset({name, surrogate.info.name} if i == 0 else {name})
+            for i, name in enumerate(chain)
+        ),
+        hidden_bytes=sizes.hidden_bytes,
+        near=(_NEAR_S, device.scale_up.bytes_per_s),
+        far=(_FAR_S, _NETWORK_BYTES_PER_S),
+        load_bytes_per_s=device.host.bytes_per_s,
+        memory_bytes_per_s=device.memory_bytes_per_s,
+        guess_accuracy=accuracy,
+    )
+
+
+def of_one(asked: Sequence[Asked]) -> list[Asked]:
+    """The same requests, all of the application of ``spread_setting``."""
+    return [replace(one, app=ADAPTED[0]) for one in asked]

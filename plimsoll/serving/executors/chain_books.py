@@ -12,6 +12,7 @@ Source: arXiv 2404.18322.
 from collections import deque
 from collections.abc import Mapping, Sequence
 
+from plimsoll.serving.executors.chain_guesses import Ahead, Guessing, surrogate_name
 from plimsoll.serving.executors.chain_requests import (
     BlockInfo,
     ChainRequest,
@@ -55,6 +56,7 @@ class ChainBooks:
         """Requests for which no device has the block, or none has memory."""
         self.log: list[tuple[object, ...]] | None = None
         """Every decision, where it is a list."""
+        self.guesses = Guessing(policy, prices)
         self._touched: set[int] = set()
         self._hosts: dict[str, list[int]] = {name: [] for name in self.blocks}
         for device in self.devices:
@@ -110,7 +112,7 @@ class ChainBooks:
         """The inputs of these items are where they are to run."""
         for item in items:
             if not item.stale:
-                if item.request.copying >= 0:
+                if item.request.copying >= 0 and not item.ahead:
                     self._moved(item.request, self.devices[item.request.device])
                 self._enqueue(item, now_s)
         return self._settle([], now_s)
@@ -120,10 +122,16 @@ class ChainBooks:
         device = self.devices[device_index]
         items, device.running, device.running_block = device.running, [], ""
         effects: list[Effect] = []
+        waits: dict[str, bool] = {}
         for item in items:
             if item.stale:
                 continue
             request, position = item.request, item.position
+            if item.ahead:
+                first = self.guesses.ended(item)
+                if first is not None:
+                    self._enqueue(first, now_s)
+                continue
             self._hold(device, request, position, item.start + item.num)
             if position + 1 < len(request.blocks):
                 request.position = position + 1
@@ -137,9 +145,53 @@ class ChainBooks:
                     del self.live[request.id]
                     continue
                 request.position = 0
-            effects += self._dispatch(request, now_s)
+                ahead = self.guesses.check(request) if self.policy.speculate else None
+                if ahead is not None and self._stands(request, ahead):
+                    continue
+            if not self._stays(item, device, waits, now_s):
+                effects += self._dispatch(request, now_s)
         self._touched.add(device_index)
         return self._settle(effects + self._rehouse(now_s), now_s)
+
+    def _stays(self, item: Item, device: Device, waits: dict[str, bool], now_s: float) -> bool:
+        """The short way for one token whose keys and values lie where it is, at a short wait.
+
+        ``_dispatch`` would say the same; the wait is read once for a batch, into ``waits``.
+        """
+        request, policy = item.request, self.policy
+        position = request.position
+        held = request.held[position]
+        if (
+            request.where[position] != device.index
+            or request.prompt_tokens + request.generated - held != 1
+            or policy.speculate
+            or not policy.weigh_kv
+        ):
+            return False
+        block = request.blocks[position]
+        short = waits.get(block)
+        if short is None:
+            short = self._queue_s(device, block, now_s) <= policy.margin_s
+            short = waits[block] = short and self._room(device) > 0
+        if short:
+            request.device, request.copying = device.index, -1
+            item.position, item.start, item.num, item.since_s = position, held, 1, now_s
+            device.queues[block].append(item)
+            if self.log is not None:
+                self._note("send", request.id, position, block, device.index, -1)
+        return short
+
+    def _stands(self, request: ChainRequest, ahead: Ahead) -> bool:
+        """Let work ahead count, since its token came true; whether it is still under way."""
+        item = ahead.first
+        assert item is not None
+        self._note("guess", request.id, ahead.done)
+        if ahead.done:
+            self._hold(self.devices[item.place], request, 0, request.tokens)
+            request.position = 1
+            return False
+        request.device, item.ahead = item.place, ""
+        return True
 
     def failed(self, device_index: int, now_s: float) -> list[Effect]:
         """The batch on a device did not run; its requests go on from what is held."""
@@ -345,15 +397,33 @@ class ChainBooks:
         request.device = target
         start = request.held[position]
         item = Item(request, request.epoch, position, start, request.tokens - start)
+        effects: list[Effect] = []
         self._note("send", request.id, position, block, target, request.copying)
+        if self.policy.speculate:
+            effects += self._guess(request, source, target, now_s)
         if source == target and request.copying < 0:
             self._enqueue(item, now_s)
+            return effects
+        return [Send(item, source, target, request.copying), *effects]
+
+    def _guess(self, request: ChainRequest, source: int, target: int, now_s: float) -> list[Effect]:
+        """As the last block is sent out, let a surrogate beside the first block guess."""
+        first = request.where[0]
+        if request.position + 1 < len(request.blocks) or request.position == 0:
             return []
-        return [Send(item, source, target, request.copying)]
+        name = surrogate_name(request.blocks[-1])
+        if first < 0 or first == target or name not in self.devices[first].blocks:
+            return []
+        item = self.guesses.begin(request, source)
+        if item is None:
+            return []
+        if source == first:
+            self._enqueue(item, now_s)
+            return []
+        return [Send(item, source, first, -1)]
 
     def _enqueue(self, item: Item, now_s: float) -> None:
-        device = self.devices[item.request.device]
-        block = item.request.blocks[item.position]
+        device, block = self.devices[item.device], item.block
         item.since_s = now_s
         device.queues.setdefault(block, deque()).append(item)
         if item.num > 1:
@@ -395,6 +465,7 @@ class ChainBooks:
         """Go on behind the last block whose output is held for all tokens."""
         request.epoch += 1
         request.copying = -1
+        self.guesses.forget(request)
         if request in self.homeless:
             return []
         position = request.position
@@ -423,10 +494,13 @@ class ChainBooks:
             return []
         block = views[self.policy.next_queue(views)].block
         waiting = [item for item in device.queues[block] if not item.stale]
-        taken = self.policy.batch([Waiting(i.request.app, i.num, not i.start) for i in waiting])
-        items = [waiting[i] for i in taken]
-        chosen = set(taken)
-        left = [x for i, x in enumerate(waiting) if i not in chosen]
+        items, left = waiting, list[Item]()
+        if not self.policy.takes_all(len(waiting), sum(item.num for item in waiting)):
+            requests = [Waiting(i.request.app, i.num, not i.start) for i in waiting]
+            taken = self.policy.batch(requests)
+            items = [waiting[i] for i in taken]
+            chosen = set(taken)
+            left = [x for i, x in enumerate(waiting) if i not in chosen]
         device.queues[block] = deque(left)
         device.prompts[block] = sum(item.num for item in left if item.num > 1)
         device.running, device.running_block = items, block
@@ -500,6 +574,7 @@ class ChainBooks:
         request.where[position], request.held[position] = -1, 0
 
     def _forget(self, request: ChainRequest) -> None:
+        self.guesses.forget(request)
         for position in range(len(request.blocks)):
             self._drop(request, position)
 

@@ -85,7 +85,11 @@ class ChainRequest:
 
 @dataclass(slots=True)
 class Item:
-    """A visit of a request to a block: ``num`` tokens from ``start`` on."""
+    """A visit of a request to a block: ``num`` tokens from ``start`` on.
+
+    Work on a guess names its block in ``ahead`` and its device in ``place``; it may be
+    ``dropped``.
+    """
 
     request: ChainRequest
     epoch: int
@@ -93,11 +97,24 @@ class Item:
     start: int
     num: int
     since_s: float = 0.0
+    ahead: str = ""
+    place: int = -1
+    dropped: bool = False
 
     @property
     def stale(self) -> bool:
         """Whether it no longer counts."""
-        return self.epoch != self.request.epoch
+        return self.dropped or self.epoch != self.request.epoch
+
+    @property
+    def block(self) -> str:
+        """The block it visits."""
+        return self.ahead or self.request.blocks[self.position]
+
+    @property
+    def device(self) -> int:
+        """Where it runs or is to run."""
+        return self.place if self.ahead else self.request.device
 
 
 @dataclass(slots=True)

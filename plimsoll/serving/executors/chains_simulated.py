@@ -59,6 +59,8 @@ class ChainSetting:
     load_bytes_per_s: float
     memory_bytes_per_s: float
     mean_context: float = 512.0
+    guess_accuracy: float = 0.0
+    """Share of a surrogate's guesses that come true."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,7 @@ class ChainRun:
     moved_bytes: tuple[float, float]
     substituted: int
     replicas: tuple[tuple[str, int], ...]
+    guesses: int = 0
     log: tuple[tuple[object, ...], ...] = ()
 
     @property
@@ -144,18 +147,25 @@ def run_chains(
     replicate: bool = False,
     faults: Sequence[tuple[float, int]] = (),
     log: bool = False,
+    seed: int = 0,
 ) -> ChainRun:
-    """Serve a workload in order of arrival. ``faults``: (when, device) of devices that are lost.
+    """Serve a workload in order of arrival. ``faults``: (when, device) of devices that are lost;
+    ``seed`` draws which guesses come true.
 
     Raises:
         SpecError: blocks, applications and devices do not fit together.
     """
-    return _Run(setting, policy, asked, log).run(replicate, faults)
+    return _Run(setting, policy, asked, log, seed).run(replicate, faults)
 
 
 class _Run:
     def __init__(
-        self, setting: ChainSetting, policy: ChainPolicy, asked: Sequence[Asked], log: bool
+        self,
+        setting: ChainSetting,
+        policy: ChainPolicy,
+        asked: Sequence[Asked],
+        log: bool,
+        seed: int,
     ) -> None:
         self.setting = setting
         self.asked = asked
@@ -170,12 +180,16 @@ class _Run:
         )
         if log:
             self.books.log = []
+        draw = np.random.default_rng(seed)
+        accuracy = setting.guess_accuracy
+        self.books.guesses.right = lambda request: bool(draw.random() < accuracy)
         self._heap: list[tuple[float, int, str, object]] = []
         self._serial = itertools.count()
         self._out_s: dict[int, float] = {}
         self._in_s: dict[int, float] = {}
         self._batches: dict[int, int] = {}
         self.busy_s = 0.0
+        self.guesses = 0
         self.hidden_bytes = self.kv_bytes = 0.0
         self.sizes: dict[str, list[int]] = {}
         self.replicas: list[tuple[str, int]] = []
@@ -230,6 +244,7 @@ class _Run:
             moved_bytes=(self.hidden_bytes, self.kv_bytes),
             substituted=sum(r.substituted for r in order),
             replicas=tuple(self.replicas),
+            guesses=self.guesses,
             log=tuple(books.log or ()),
         )
 
@@ -250,6 +265,7 @@ class _Run:
 
     def _start(self, start: Start, now_s: float) -> None:
         what = self.blocks[start.block]
+        self.guesses += sum(item.ahead.startswith("guess:") for item in start.items)
         chunks = [(item.num, item.start) for item in start.items if item.num > 1]
         decodes = [item.start + 1 for item in start.items if item.num == 1]
         run_s = self.setting.clock.run_s(
@@ -278,10 +294,7 @@ class _Run:
             self.hidden_bytes += size
             at_s = self._wire(source, target, size, now_s)
         if copy_from >= 0:
-            size = sum(
-                item.start * self.blocks[item.request.blocks[item.position]].info.token_bytes
-                for item in items
-            )
+            size = sum(item.start * self.blocks[item.block].info.token_bytes for item in items)
             self.kv_bytes += size
             at_s = max(at_s, self._wire(copy_from, target, size, now_s))
         return at_s

@@ -73,15 +73,14 @@ class Replica:
 class Guesses:
     """What surrogates of one block have guessed so far, and the seconds at stake a guess.
 
-    ``saved_s`` where the guess is right, ``wasted_s`` of work dropped where it is wrong,
-    ``cost_s`` the surrogate itself.
+    ``saved_s`` where the guess is right; ``wasted_s`` of a device where it is wrong, the
+    surrogate's included.
     """
 
     made: int
     right: int
     saved_s: float
     wasted_s: float
-    cost_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +145,10 @@ class ChainPolicy:
 
         return min(range(len(queues)), key=key)
 
+    def takes_all(self, num: int, tokens: int) -> bool:
+        """Whether so many requests with so many tokens go into one batch whoever they are."""
+        return self.mix_apps and num <= self.max_requests and tokens <= self.max_tokens
+
     def batch(self, waiting: Sequence[Waiting]) -> list[int]:
         """Indices of the requests that run together, prompts first, each in order of arrival.
 
@@ -191,6 +194,8 @@ class ChainPolicy:
     def guess(self, seen: Guesses, asked: int) -> bool:
         """Whether to let a surrogate guess; ``asked`` counts the chances so far.
 
+        A second of a device wasted counts as much as a second saved, since others may wait for it.
+
         On while the expected gain of what was seen is positive; off otherwise, but for one
         chance in ``retry``, so that a surrogate that got better is noticed.
         """
@@ -199,5 +204,5 @@ class ChainPolicy:
         if seen.made < self.trial:
             return True
         share = seen.right / seen.made
-        gain_s = share * seen.saved_s - (1 - share) * seen.wasted_s - seen.cost_s
+        gain_s = share * seen.saved_s - (1 - share) * seen.wasted_s
         return gain_s > 0 or asked % self.retry == 0

@@ -18,7 +18,14 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
 from plimsoll.serving.executors.chain_books import ChainBooks
-from plimsoll.serving.executors.chain_requests import BlockInfo, Device, Item, Send, Start
+from plimsoll.serving.executors.chain_requests import (
+    BlockInfo,
+    ChainRequest,
+    Device,
+    Item,
+    Send,
+    Start,
+)
 from plimsoll.serving.executors.torch.chain_agent import (
     Drop,
     Forward,
@@ -55,6 +62,8 @@ class Served:
     batch: Mapping[str, float]
     wall_s: float
     resumed: int
+    guesses: int
+    right_guesses: int
     events: tuple[tuple[object, ...], ...]
     decisions: tuple[tuple[object, ...], ...]
 
@@ -180,6 +189,9 @@ class _Service:
         self.prompts = prompts
         self.books = server.books()
         self.books.log = []
+        self.books.guesses.right = self._came_true
+        self.guessed: dict[int, int] = {}
+        self.checked: list[bool] = []
         self.texts = [list(prompt.tokens) for prompt in prompts]
         self.events: list[tuple[object, ...]] = []
         self.inputs: dict[int, tuple[int, int]] = {}
@@ -202,9 +214,17 @@ class _Service:
             batch={name: n / count for name, (n, count) in self.sizes.items()},
             wall_s=time.monotonic() - self.started_s,
             resumed=sum(entry[0] == "resume" for entry in self.books.log or ()),
+            guesses=len(self.checked),
+            right_guesses=sum(self.checked),
             events=tuple(self.events),
             decisions=tuple(self.books.log or ()),
         )
+
+    def _came_true(self, request: ChainRequest) -> bool:
+        """Whether the token guessed is the one that the true block then named."""
+        right = self.guessed[request.id] == self.texts[request.id][-1]
+        self.checked.append(right)
+        return right
 
     def _event(self, name: str, *what: object) -> None:
         """Tell the books what happened, keep it, carry out what follows."""
@@ -239,10 +259,12 @@ class _Service:
             request = item.request
             source, tag = self.inputs.pop(id(item), (-1, 0))
             tokens = self.texts[request.id][item.start : item.start + item.num]
+            if item.ahead and not item.position:
+                tokens = [self.guessed[request.id]]
             parts.append(
                 Part(
                     request.id, request.app, item.position, item.start, item.num,
-                    self._width(request.blocks[item.position]),
+                    self._width(item.block),
                     tuple(tokens) if not item.position else (), source, tag,
                 )
             )  # fmt: skip
@@ -294,7 +316,9 @@ class _Service:
     def _done(self, device: int, sampled: tuple[int, ...]) -> None:
         start = self.running.pop(device)
         for item, token in zip(start.items, sampled, strict=False):
-            if not item.stale:
+            if not item.stale and item.ahead:
+                self.guessed[item.request.id] = token
+            elif not item.stale:
                 self.texts[item.request.id].append(token)
         sizes = self.sizes.setdefault(start.block, [0, 0])
         sizes[0] += len(start.items)

@@ -35,8 +35,6 @@ RATE_PER_S = 130.0
 """Where the P95 of per-model provisioning is about three times that of an idle cluster."""
 _NUM = 1200
 _ABLATION_NUM = 500
-_IDLE_PER_S = 1.0
-_IDLE_NUM = 300
 _SPREAD_PER_S = 2.0
 _SPREAD_NUM = 40
 
@@ -48,10 +46,8 @@ _WITHOUT: dict[str, ChainPolicy] = {
 
 
 @functools.lru_cache(maxsize=64)
-def _run(
-    kind: str, seed: int, without: str = "", rate_per_s: float = RATE_PER_S, num: int = _NUM
-) -> ChainRun:
-    asked = setting.traffic(rate_per_s, seed, num=num)
+def _run(kind: str, seed: int, without: str = "", num: int = _NUM) -> ChainRun:
+    asked = setting.traffic(RATE_PER_S, seed, num=num)
     where = setting.setting_of(kind, seed, locality=without != "locality")
     return run_chains(where, _WITHOUT.get(without, ChainPolicy()), asked)
 
@@ -81,15 +77,16 @@ def _ratio(rival: str, without: str = "") -> Callable[[Context], Measured]:
 
 
 def _load(context: Context) -> Measured:
-    """P95 of per-model provisioning at the load used over that of an idle cluster."""
-    values = []
+    """P95 of per-model provisioning at the load used over that of the same requests alone."""
+    values, idle = [], []
     for seed in context.seeds:
-        idle = _run("per-model", seed, "", _IDLE_PER_S, _IDLE_NUM)
-        values.append(_p95_s(_run("per-model", seed)) / _p95_s(idle))
+        idle_s = setting.idle_s(setting.traffic(RATE_PER_S, seed, num=_NUM))
+        idle.append(float(np.quantile(idle_s, 0.95)))
+        values.append(_p95_s(_run("per-model", seed)) / idle[-1])
     return Measured(
         value=float(np.mean(values)),
         values=tuple(values),
-        detail=f"{RATE_PER_S:g}/s against {_IDLE_PER_S:g}/s",
+        detail=f"{RATE_PER_S:g}/s against {', '.join(f'{x:.2f}' for x in idle)} s alone",
     )
 
 

@@ -16,8 +16,8 @@ from plimsoll.spec.errors import ExecutionError, UnsupportedError
 __all__ = ["REAL_CHECKS"]
 
 _APPS = ("parent", "mail", "network")
-_A_APP = 8
-_TOKENS = 40
+_A_APP = 6
+_TOKENS = 24
 _PROMPT = 24
 _PLACED = (("low",), ("high",), ("low", "high"))
 

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from plimsoll.cluster.placement import BlockDemand, Site, follow_counts, locality_place
 from plimsoll.cost.block_clock import BlockClock, block_clock
@@ -34,6 +35,7 @@ __all__ = [
     "FULL",
     "SERVERS",
     "chains_of",
+    "idle_s",
     "of_one",
     "peak_flops_per_s",
     "setting_of",
@@ -105,6 +107,21 @@ def traffic(rate_per_s: float, seed: int, *, num: int) -> list[Asked]:
         Asked(str(a), float(t), int(p), int(o))
         for a, t, p, o in zip(apps, np.cumsum(gaps), prompts, outputs, strict=True)
     ]
+
+
+def idle_s(asked: Sequence[Asked]) -> npt.NDArray[np.float64]:
+    """Seconds each request takes on a device with its whole model and nobody else.
+
+    Decodes are priced at their mean context.
+    """
+    clock, sizes = _world()
+    found = []
+    for one in asked:
+        first_s = clock.run_s(sizes.layers, ((one.prompt_tokens, 0),), 0, 0, ends=True)
+        decodes = one.output_tokens - 1
+        context = one.prompt_tokens + (one.output_tokens + 1) // 2
+        found.append(first_s + decodes * clock.run_s(sizes.layers, (), 1, context, ends=True))
+    return np.array(found)
 
 
 def chains_of(kind: str) -> dict[str, tuple[str, ...]]:

@@ -308,6 +308,8 @@ class ChainBooks:
         owner = request.where[position]
         source = self._source(request)
         missing = request.missing
+        if not position and owner < 0 and not self._has_place(request):
+            return self._no_place(request)
         if owner >= 0 and self.policy.weigh_kv:
             device = self.devices[owner]
             queue_s = self._queue_s(device, block, now_s)
@@ -436,6 +438,16 @@ class ChainBooks:
             effects += self.start(index, now_s)
         self._touched.clear()
         return effects
+
+    def _has_place(self, request: ChainRequest) -> bool:
+        """Whether each block of a chain is somewhere with memory for a request."""
+        return all(
+            any(
+                self._room(self.devices[i]) >= self.blocks[name].token_bytes * (request.tokens + 1)
+                for i in self._hosts[name]
+            )
+            for name in request.blocks
+        )
 
     def _no_place(self, request: ChainRequest) -> list[Effect]:
         """Give up what is held and wait for a place, so that nobody waits for a waiting one."""

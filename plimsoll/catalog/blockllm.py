@@ -57,7 +57,7 @@ def _p95_s(run: ChainRun) -> float:
 
 
 def _utilization(run: ChainRun, seed: int) -> float:
-    useful = setting.useful_flops(setting.traffic(RATE_PER_S, seed, num=_NUM))
+    useful = setting.useful_flops(setting.traffic(RATE_PER_S, seed, num=len(run.end_s)))
     return useful / (run.busy_s * setting.peak_flops_per_s())
 
 
@@ -66,11 +66,12 @@ def _ratio(rival: str, without: str = "") -> Callable[[Context], Measured]:
 
     def compute(context: Context) -> Measured:
         values, shown = [], []
+        num = _ABLATION_NUM if without else _NUM
         for seed in context.seeds:
-            ours, theirs = _run("blocks", seed, without), _run(rival, seed)
+            ours, theirs = _run("blocks", seed, without, num), _run(rival, seed, num=num)
             values.append(_p95_s(ours) / _p95_s(theirs))
             shown.append(f"{_p95_s(ours):.2f}/{_p95_s(theirs):.2f} s")
-        detail = f"{_NUM:,} requests at {RATE_PER_S:g}/s: {', '.join(shown)}"
+        detail = f"{num:,} requests at {RATE_PER_S:g}/s: {', '.join(shown)}"
         return Measured(value=float(np.mean(values)), values=tuple(values), detail=detail)
 
     return compute
@@ -95,8 +96,9 @@ def _busier(without: str = "") -> Callable[[Context], Measured]:
 
     def compute(context: Context) -> Measured:
         values, shown = [], []
+        num = _ABLATION_NUM if without else _NUM
         for seed in context.seeds:
-            ours, theirs = _run("blocks", seed, without), _run("per-model", seed)
+            ours, theirs = _run("blocks", seed, without, num), _run("per-model", seed, num=num)
             values.append(_utilization(ours, seed) / _utilization(theirs, seed))
             busy = [run.busy_s / run.makespan_s / len(setting.SERVERS) for run in (ours, theirs)]
             shown.append(

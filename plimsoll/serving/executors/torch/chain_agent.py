@@ -37,7 +37,7 @@ __all__ = [
     "agent_main",
 ]
 
-_MEETING_S = 120.0
+_MEETING_S = 300.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

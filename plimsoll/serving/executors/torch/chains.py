@@ -41,7 +41,8 @@ from plimsoll.spec.errors import ExecutionError
 
 __all__ = ["ChainServer", "LinearPrices", "Prompt", "Served"]
 
-_WAIT_S = 60.0
+_START_S = 300.0
+_WAIT_S = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,9 +147,11 @@ class ChainServer:
             theirs.close()
             self._pipes.append(ours)
             self._processes.append(process)
-        for pipe in self._pipes:
-            if not pipe.poll(_WAIT_S) or pipe.recv() != "ready":
-                raise ExecutionError("an agent did not start")
+        for rank, pipe in enumerate(self._pipes):
+            said = pipe.recv() if pipe.poll(_START_S) else f"nothing for {_START_S:.0f} s"
+            if said != "ready":
+                self.__exit__()
+                raise ExecutionError(f"agent {rank} did not start: {said}")
         for pipe, names in zip(self._pipes, self._placed, strict=True):
             for name in names:
                 pipe.send(Load(pickle.dumps(self._blocks[name])))

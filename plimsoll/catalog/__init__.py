@@ -2,6 +2,7 @@
 
 from plimsoll.catalog.apex import SYSTEM as APEX
 from plimsoll.catalog.batchllm import SYSTEM as BATCHLLM
+from plimsoll.catalog.blockllm import SYSTEM as BLOCKLLM
 from plimsoll.catalog.burstgpt import SYSTEM as BURSTGPT
 from plimsoll.catalog.contract import System
 from plimsoll.catalog.distserve import SYSTEM as DISTSERVE
@@ -20,6 +21,7 @@ SYSTEMS: dict[str, System] = {
     for system in (
         APEX,
         BATCHLLM,
+        BLOCKLLM,
         BURSTGPT,
         DISTSERVE,
         FASTGEN,

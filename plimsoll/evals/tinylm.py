@@ -14,7 +14,7 @@ import importlib.metadata
 import math
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -138,16 +138,16 @@ def read_report(folder: Path) -> TinyLmReport:
     return read(TinyLmReport, folder / _REPORT)
 
 
-def code_sha256() -> str:
-    """Hash of the code that decides the weights, comments and docstrings aside, and of the
-    versions of the libraries under it.
+def code_sha256(sources: Sequence[str] = SOURCES) -> str:
+    """Hash of the code that decides the weights (or of other files of the package), comments and
+    docstrings aside, and of the versions of the libraries under it.
 
     Raises:
         UnsupportedError: one of them is not installed.
     """
     found = hashlib.sha256(repr(sorted(_versions().items())).encode())
     package = Path(__file__).resolve().parents[1]
-    for name in SOURCES:
+    for name in sources:
         tree = ast.parse((package / name).read_text(encoding="utf-8"))
         for node in ast.walk(tree):
             body = getattr(node, "body", None)

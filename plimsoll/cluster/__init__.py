@@ -1,0 +1,1 @@
+"""Clusters of instances: where parts are placed, when instances start and stop."""

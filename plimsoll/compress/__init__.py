@@ -1,0 +1,1 @@
+"""Making models smaller: what several of them share is stored once."""

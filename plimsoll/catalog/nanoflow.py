@@ -37,15 +37,10 @@ from plimsoll.catalog.nanoflow_setting import (
     operators,
 )
 from plimsoll.cost.dense_batch import optimal_tokens_per_s
+from plimsoll.cost.overlap_plan import hand_made_plan, in_turn_s, iteration_s, sequential_s
 from plimsoll.cost.overlap_profile import Lane
-from plimsoll.planning.overlap_plan import (
-    OverlapPlan,
-    hand_made_plan,
-    in_turn_s,
-    iteration_s,
-    sequential_s,
-)
 from plimsoll.planning.overlap_search import Table, search_overlap, search_rewrites
+from plimsoll.spec.overlap import OverlapPlan
 
 __all__ = ["SYSTEM", "hand_made", "searched"]
 
@@ -355,7 +350,7 @@ SYSTEM = System(
         "planning/overlap_search.py",
         "planning/overlap_order.py",
         "planning/overlap_shares.py",
-        "planning/overlap_plan.py",
+        "cost/overlap_plan.py",
     ),
     checks=(*_CHECKS, *REAL_CHECKS),
     not_reproduced={"best-rival": "needs the rival's kernels"},

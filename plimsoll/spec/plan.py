@@ -13,6 +13,7 @@ from pydantic import Field
 
 from plimsoll.spec.dtype import DType
 from plimsoll.spec.io import PLAIN
+from plimsoll.spec.overlap import OverlapPlan
 from plimsoll.spec.slo import Slo
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "FreenessRouter",
     "LeastDemandRouter",
     "LeastWorkRouter",
+    "Nano",
     "OrcaConfig",
     "Parallel",
     "Pool",
@@ -101,8 +103,25 @@ class SplitFuse:
     token_budget: Annotated[int, Field(ge=0)] = 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Nano:
+    """NanoFlow: every step one dense batch, decodes first; a prompt starts only if the predicted
+    peak of KV fits, with ``mean_output_tokens`` for each request.
+
+    ``overlap``: how the layers of a step overlap inside the devices, as ``plimsoll plan overlap``
+    writes it; null: operators one by one. ``ahead`` as in chunked prefill.
+    """
+
+    __pydantic_config__: ClassVar = PLAIN
+    kind: Literal["nano"] = "nano"
+    token_budget: Annotated[int, Field(gt=0)] = 2048
+    mean_output_tokens: Annotated[float, Field(gt=0)] = 256.0
+    ahead: bool = False
+    overlap: OverlapPlan | None = None
+
+
 StepPolicyConfig = Annotated[
-    OrcaConfig | PrefillFirst | ChunkedPrefill | SplitFuse, Field(discriminator="kind")
+    OrcaConfig | PrefillFirst | ChunkedPrefill | SplitFuse | Nano, Field(discriminator="kind")
 ]
 
 

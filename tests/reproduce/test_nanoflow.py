@@ -14,7 +14,7 @@ from plimsoll.catalog.nanoflow_setting import (
     operators,
 )
 from plimsoll.catalog.verdicts import run_system
-from plimsoll.planning.overlap_plan import check_pieces, hand_made_plan, in_turn_s, sequential_s
+from plimsoll.cost.overlap_plan import check_pieces, hand_made_plan, in_turn_s, sequential_s
 
 NETWORKS: tuple[Network, ...] = ("gathers", "reduces")
 

@@ -1,6 +1,7 @@
 """Step policies: what one instance runs in each iteration. One file a policy."""
 
 from plimsoll.serving.policies.chunked_prefill import ChunkedPrefillPolicy
+from plimsoll.serving.policies.nano import NanoPolicy
 from plimsoll.serving.policies.orca import OrcaPolicy
 from plimsoll.serving.policies.prefill_first import PrefillFirstPolicy
 from plimsoll.serving.policies.prefix_groups import GroupPolicy
@@ -10,6 +11,7 @@ __all__ = [
     "POLICIES",
     "ChunkedPrefillPolicy",
     "GroupPolicy",
+    "NanoPolicy",
     "OrcaPolicy",
     "PrefillFirstPolicy",
     "SplitFusePolicy",
@@ -17,6 +19,7 @@ __all__ = [
 
 POLICIES: dict[str, type] = {
     "chunked-prefill": ChunkedPrefillPolicy,
+    "nano": NanoPolicy,
     "orca": OrcaPolicy,
     "prefill-first": PrefillFirstPolicy,
     "splitfuse": SplitFusePolicy,

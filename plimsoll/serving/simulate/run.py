@@ -16,6 +16,9 @@ from plimsoll.cost.host import engine_profile
 from plimsoll.cost.kv import kv_bytes_per_token
 from plimsoll.cost.measured_clock import MeasuredClock, measured_clock
 from plimsoll.cost.memory import KvCapacity, kv_capacity
+from plimsoll.cost.overlap_clock import OverlapClock
+from plimsoll.cost.overlap_curves import overlap_curves
+from plimsoll.cost.overlap_layer import ModelLayer
 from plimsoll.cost.saturation import saturation_tokens
 from plimsoll.cost.step import ReplicaClock, replica_clock
 from plimsoll.serving.executors.simulated import Fault, InstanceSpec, SimulatedExecutor
@@ -30,6 +33,7 @@ from plimsoll.spec.model import ModelSpec, MoeFfn
 from plimsoll.spec.plan import (
     ChunkedPrefill,
     DisaggRouter,
+    Nano,
     OrcaConfig,
     Pool,
     PrefillFirst,
@@ -101,6 +105,7 @@ def build(
     capacities: dict[tuple[Pool, str], KvCapacity] = {}
     instances: list[InstanceSpec] = []
     clock_of: list[ReplicaClock | MeasuredClock] = []
+    stepping: dict[tuple[Pool, str, int], StepClock] = {}
     max_len = plan.max_model_len or model.max_context
     token_bytes = kv_bytes_per_token(model, plan.kv_dtype or model.quantization.kv_cache)
     for seat in placed:
@@ -108,6 +113,7 @@ def build(
         key = (pool, seat.device.name, seat.devices_per_node)
         if key not in clocks:
             clocks[key] = _clock(plan, model, seat)
+            stepping[key] = _stepping(pool, clocks[key])
             capacities[key[:2]] = _capacity(plan, model, seat, max_len)
         clock = clocks[key]
         capacity = capacities[key[:2]]
@@ -118,7 +124,7 @@ def build(
         instances.append(
             InstanceSpec(
                 role=pool.role,
-                clock=clock,
+                clock=stepping[key],
                 policy=policy_for(pool, clock),
                 num_blocks=capacity.num_blocks,
                 block_tokens=capacity.block_tokens,
@@ -162,6 +168,19 @@ def _clock(plan: ServingPlan, model: ModelSpec, seat: Seat) -> ReplicaClock | Me
     )
 
 
+def _stepping(pool: Pool, clock: ReplicaClock | MeasuredClock) -> StepClock:
+    """The clock that steps of a pool run on: shorter where its policy overlaps operators."""
+    if not isinstance(pool.policy, Nano) or pool.policy.overlap is None:
+        return clock
+    if isinstance(clock, MeasuredClock):
+        raise UnsupportedError(
+            "plan: policy.overlap on a measured clock, whose steps are not told apart by operator; "
+            "set it to null"
+        )
+    layer = ModelLayer(clock.setting)
+    return OverlapClock(clock, layer, pool.policy.overlap, overlap_curves())
+
+
 def reach_s(plan: ServingPlan, model: ModelSpec, fleet: Fleet) -> Callable[[int], float] | None:
     """Seconds from a request's arrival to the scheduler, by prompt tokens; None for no time.
 
@@ -186,7 +205,7 @@ def reach_s(plan: ServingPlan, model: ModelSpec, fleet: Fleet) -> Callable[[int]
 def batched_tokens(pool: Pool, max_model_len: int) -> int:
     """The most tokens one step of the pool's policy can run, which sizes activations."""
     policy = pool.policy
-    if isinstance(policy, ChunkedPrefill):
+    if isinstance(policy, ChunkedPrefill | Nano):
         return policy.token_budget
     if isinstance(policy, PrefillFirst):
         return policy.max_batched_tokens
@@ -210,7 +229,7 @@ def policy_for(pool: Pool, clock: StepClock) -> StepPolicy:
         SpecError: decodes alone can exceed the token budget.
     """
     config = pool.policy
-    options = {k: v for k, v in asdict(config).items() if k != "kind"}
+    options = {k: v for k, v in asdict(config).items() if k not in ("kind", "overlap")}
     if isinstance(config, SplitFuse) and config.token_budget == 0:
         options["token_budget"] = saturation_tokens(clock, most=_MOST_SPLITFUSE_TOKENS)
     budget = options.get("token_budget", 0)

@@ -113,6 +113,11 @@ def instance_specs(
                 "plan: steps are formed ahead on replicas of one device only, since other ranks do "
                 "not hear the tokens drawn; set the policy's ahead to false"
             )
+        if getattr(pool.policy, "overlap", None) is not None:
+            raise UnsupportedError(
+                "plan: policy.overlap is not carried out by this engine's workers yet; set it to "
+                "null, or simulate the plan"
+            )
         token_bytes = _token_bytes(facts, pool.parallel)
         blocks = int(kv_bytes // (token_bytes * pool.block_tokens))
         if blocks < 2:

@@ -114,10 +114,7 @@ def instance_specs(
                 "not hear the tokens drawn; set the policy's ahead to false"
             )
         if getattr(pool.policy, "overlap", None) is not None:
-            raise UnsupportedError(
-                "plan: policy.overlap is not carried out by this engine's workers yet; set it to "
-                "null, or simulate the plan"
-            )
+            _check_overlap(pool.parallel)
         token_bytes = _token_bytes(facts, pool.parallel)
         blocks = int(kv_bytes // (token_bytes * pool.block_tokens))
         if blocks < 2:
@@ -147,6 +144,16 @@ def instance_specs(
         )
         found += [spec] * pool.replicas
     return found
+
+
+def _check_overlap(parallel: Parallel) -> None:
+    """What is overlapped here are the collectives of tensor parallel ranks with arithmetic."""
+    if parallel.tp == 1 or parallel.pp > 1:
+        raise UnsupportedError(
+            f"plan: policy.overlap with tp = {parallel.tp} and pp = {parallel.pp}; this engine "
+            "overlaps the sums of tensor parallel ranks with arithmetic, nothing else; set it to "
+            "null, or use tp above 1 and pp = 1"
+        )
 
 
 def _token_bytes(facts: ModelFacts, parallel: Parallel) -> int:
@@ -218,6 +225,9 @@ def deploy(
     )
 
     cuts = [pool.parallel for pool in plan.pools for _ in range(pool.replicas)]
+    overlaps = [
+        getattr(pool.policy, "overlap", None) for pool in plan.pools for _ in range(pool.replicas)
+    ]
     if any(cut.num_devices > 1 for cut in cuts) and not processes:
         raise UnsupportedError("plan: tp and pp above 1 need a process for each rank")
 
@@ -229,6 +239,7 @@ def deploy(
             setup,
             num_blocks=spec.num_blocks,
             block_tokens=spec.block_tokens,
+            overlap=overlaps[index],
             disk_folder=disk_folder and disk_folder / f"worker-{index}",
         )
         if cut.num_devices > 1:

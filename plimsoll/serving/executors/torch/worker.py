@@ -37,6 +37,7 @@ from plimsoll.serving.executors.torch.messages import (
 from plimsoll.serving.executors.torch.runner import Runner
 from plimsoll.serving.executors.torch.sampling.grammar import Grammars
 from plimsoll.spec.errors import PlimsollError
+from plimsoll.spec.overlap import OverlapPlan
 
 __all__ = ["LocalWorker", "ProcessWorker", "WorkerSetup", "make_runner", "work_through"]
 
@@ -62,6 +63,8 @@ class WorkerSetup:
     tokenizer: str = ""
     host_bytes: float = float("inf")
     disk_folder: Path | None = None
+    overlap: OverlapPlan | None = None
+    """How ranks of a group overlap their layers; None: operators one by one."""
 
 
 def make_runner(

@@ -359,6 +359,7 @@ SYSTEM = System(
         "cost/overlap_layer.py",
         "cost/overlap_clock.py",
         "serving/policies/nano.py",
+        "serving/executors/torch/overlapped_layers.py",
         "planning/overlap_search.py",
         "planning/overlap_order.py",
         "planning/overlap_shares.py",
@@ -366,7 +367,4 @@ SYSTEM = System(
     ),
     checks=(*_CHECKS, *SERVING_CHECKS, *REAL_CHECKS),
     not_reproduced={"best-rival": "needs the rival's kernels"},
-    waiting=(
-        "overlapped layer on two real ranks: at least 1.15x the sequential one, equal outputs",
-    ),
 )

@@ -147,7 +147,7 @@ def test_two_ranks_with_a_plan_answer_as_one_model(folder: Path) -> None:
         plan = ServingPlan(model=str(folder), fleet="here", engine="plimsoll", pools=(pool,))
         run = deploy(plan, model_facts(folder), kv_bytes=3e7, num_threads=1, keep=True)
         run.start(120)
-        tokens.append(serve_all(run, requests(24, **asked)))
+        tokens.append(serve_all(run, requests(8, **asked)))
     assert tokens[0] == tokens[1] and all(tokens[0])
 
 

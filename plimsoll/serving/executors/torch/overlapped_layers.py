@@ -10,6 +10,7 @@ Legend: T tokens of the pass, C width of the residual stream, H and K query and 
 rank, D head width, F feed-forward width of the rank.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, cast
@@ -56,7 +57,7 @@ class _Attended:
 
 class OverlappedLayers:
     """``layers`` are whole or a rank's part; ``reduce(tensor)`` adds a tensor up over the ranks in
-    place and returns at once.
+    place and returns at once. ``watch(operator, tokens, seconds)`` is told of every piece.
 
     Raises:
         UnsupportedError: layers of another kind, or a plan for other operators.
@@ -67,6 +68,8 @@ class OverlappedLayers:
         layers: Sequence[nn.Module],
         plan: OverlapPlan,
         reduce: Callable[[Tensor], Pending],
+        *,
+        watch: Callable[[str, int, float], None] | None = None,
     ) -> None:
         if not all(isinstance(layer, PreNormLayer) for layer in layers):
             raise UnsupportedError(
@@ -74,7 +77,7 @@ class OverlappedLayers:
                 "feed-forward; set the policy's overlap to null"
             )
         self._layers = [cast(Any, layer) for layer in layers]
-        self._reduce = reduce
+        self._reduce, self._watch = reduce, watch
         self._batch_tokens = plan.batch_tokens
         self._cut = plan.pieces, schedule(plan.pieces, layers=len(layers))
         whole = uncut_pieces(plan.batch_tokens)
@@ -101,7 +104,7 @@ class _Pass:
         work: Sequence[Work],
         pieces: Sequence[NanoPiece],
     ) -> None:
-        self._layers, self._reduce = owner._layers, owner._reduce
+        self._layers, self._reduce, self._watch = owner._layers, owner._reduce, owner._watch
         self._hidden_TC = hidden_TC.clone()
         num, batch = len(hidden_TC), owner._batch_tokens
         self._pieces = pieces
@@ -116,12 +119,12 @@ class _Pass:
         ]
         attention = self._layers[0].self_attn
         width = attention.head_dim
-        heads = own_part(attention.o_proj).in_features // width
-        kv_heads = attention.k_proj.out_features // width
+        heads = _size(own_part(attention.o_proj))[1] // width
+        kv_heads = _size(attention.k_proj)[0] // width
         empty = hidden_TC.new_empty
         self._q_THD, self._out_THD = empty((num, heads, width)), empty((num, heads, width))
         self._k_TKD, self._v_TKD = empty((num, kv_heads, width)), empty((num, kv_heads, width))
-        inner = own_part(self._layers[0].mlp.down_proj).in_features
+        _, inner = _size(own_part(self._layers[0].mlp.down_proj))
         self._inner_TF = empty((num, inner))
         self._sums = {name: empty(hidden_TC.shape) for name in ("o", "d")}
         self._waiting: dict[int, tuple[Pending, str, int, int]] = {}
@@ -133,7 +136,11 @@ class _Pass:
                 self._finish(earlier)
             first, end = self._rows[issue.piece]
             if first < end:
+                started_s = time.perf_counter()
                 self._issue(place, issue, first, end)
+                if self._watch is not None:
+                    spent_s = time.perf_counter() - started_s
+                    self._watch(self._pieces[issue.piece].operator, end - first, spent_s)
         for place in list(self._waiting):
             self._finish(place)
         return self._hidden_TC
@@ -191,6 +198,14 @@ class _Pass:
             window=attention.window,
             softcap=attention.softcap,
         )
+
+
+def _size(linear: Any) -> tuple[int, int]:
+    """(outputs, inputs); a plain layer that was cut knows its own only by its weight."""
+    if isinstance(linear, nn.Linear):
+        outputs, inputs = linear.weight.shape
+        return outputs, inputs
+    return linear.out_features, linear.in_features
 
 
 def _attending(

@@ -1,6 +1,6 @@
 """BatchLLM: prefixes of a known batch found ahead, shared in groups, memory filled as predicted.
 
-The planner is ``planning/prefix_tree.py`` and ``one_level.py``, the policy
+The planner is ``serving/prefix_tree.py`` and ``one_level.py``, the policy
 ``serving/policies/prefix_groups.py``; the simulated setting is ``batchllm_setting.py``, the trees
 ``batchllm_trees.py``, the real engine ``batchllm_real.py``. Attention that reads a shared prefix
 once is priced in the simulation (``Step.read_once``); the real engine has no such kernel.
@@ -26,9 +26,9 @@ from plimsoll.catalog.contract import (
     Report,
     System,
 )
-from plimsoll.planning.one_level import one_level_exact, one_level_greedy, saved_tokens
-from plimsoll.planning.prefix_tree import PrefixTree
 from plimsoll.serving.group_plan import PrefixGroup
+from plimsoll.serving.one_level import one_level_exact, one_level_greedy, saved_tokens
+from plimsoll.serving.prefix_tree import PrefixTree
 
 __all__ = ["SYSTEM"]
 
@@ -434,9 +434,9 @@ SYSTEM = System(
     ),
     claims=_CLAIMS,
     rooms=(
-        "planning/prefix_tree.py",
-        "planning/one_level.py",
-        "planning/prefix_groups.py",
+        "serving/prefix_tree.py",
+        "serving/one_level.py",
+        "serving/plan_groups.py",
         "serving/group_plan.py",
         "serving/policies/prefix_groups.py",
         "serving/policies/group_chunks.py",

@@ -17,8 +17,8 @@ import numpy as np
 
 from plimsoll.catalog.contract import AtLeast, Between, Check, Context, Measured
 from plimsoll.catalog.real_engine import real_runs
-from plimsoll.planning.prefix_groups import plan_groups
 from plimsoll.serving.group_plan import GroupPlan, order_groups
+from plimsoll.serving.plan_groups import plan_groups
 from plimsoll.serving.policies import ChunkedPrefillPolicy, GroupPolicy
 from plimsoll.serving.policy import StepPolicy
 

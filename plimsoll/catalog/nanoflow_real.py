@@ -1,4 +1,4 @@
-"""NanoFlow on the real engine: steps formed before tokens are known, layers of two ranks overlapped.
+"""NanoFlow on the real engine: steps formed before tokens are known, layers of ranks overlapped.
 
 The two ranks are processes with gloo between them and a link that is slow on purpose; the plan is
 searched for their own operators, timed there.

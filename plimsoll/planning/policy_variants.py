@@ -72,11 +72,18 @@ _ROUTERS: dict[str, RouterConfig] = {
     "freeness": FreenessRouter(),
 }
 _NANO = "nano"
+_GROUPS = "prefix-groups"
 _APART = "disaggregated"
+
+_NO_BATCH = (
+    "it plans a batch that is known ahead, which has no rate to raise; simulate a plan with it on "
+    "a batch"
+)
 
 POLICY_NAMES: tuple[str, ...] = (
     *_step_policies(Pool(device="")),
     _NANO,
+    _GROUPS,
     *_ROUTERS,
     _APART,
 )
@@ -120,6 +127,8 @@ def variants(
             yield _routed(plan, workload, name)
         elif name == _APART:
             yield _apart(plan)
+        elif name == _GROUPS:
+            yield Variant(name=_GROUPS, kind="step policy", why_not=_NO_BATCH)
         elif name == _NANO:
             yield _overlapped(plan, workload)
         else:

@@ -28,6 +28,7 @@ __all__ = [
     "Pool",
     "PrefillFirst",
     "PrefixAffineRouter",
+    "PrefixGroups",
     "RoundRobinRouter",
     "RouterConfig",
     "ServingPlan",
@@ -120,8 +121,26 @@ class Nano:
     overlap: OverlapPlan | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrefixGroups:
+    """BatchLLM: a batch known ahead in groups that share a prefix, memory filled as predicted.
+
+    ``mean_output_tokens`` 0: the workload's own mean. ``kv_fraction`` of memory may be filled as
+    predicted. ``shared_attention``: simulate an engine that reads a shared prefix once a step.
+    """
+
+    __pydantic_config__: ClassVar = PLAIN
+    kind: Literal["prefix-groups"] = "prefix-groups"
+    token_budget: Annotated[int, Field(gt=0)] = 2048
+    mean_output_tokens: Annotated[float, Field(ge=0)] = 0.0
+    kv_fraction: Fraction = 0.95
+    preempt: Literal["recompute", "swap"] = "swap"
+    shared_attention: bool = False
+
+
 StepPolicyConfig = Annotated[
-    OrcaConfig | PrefillFirst | ChunkedPrefill | SplitFuse | Nano, Field(discriminator="kind")
+    OrcaConfig | PrefillFirst | ChunkedPrefill | SplitFuse | Nano | PrefixGroups,
+    Field(discriminator="kind"),
 ]
 
 

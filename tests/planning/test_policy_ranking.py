@@ -110,6 +110,7 @@ def why_not(plan, workload=WORK):
 def test_what_makes_no_sense_carries_the_reason():
     found = why_not(PLAN)
     assert "toy" in found.pop("nano"), "an overlap plan needs a model that is known"
+    assert "no rate to raise" in found.pop("prefix-groups")
     assert found == {"prefix-affine": "no two requests of this workload share a prefix"}
     alone = replace(PLAN, pools=(Pool(device="L40S"),))
     found = why_not(alone)

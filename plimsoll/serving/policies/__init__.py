@@ -22,7 +22,8 @@ POLICIES: dict[str, type] = {
     "nano": NanoPolicy,
     "orca": OrcaPolicy,
     "prefill-first": PrefillFirstPolicy,
+    "prefix-groups": GroupPolicy,
     "splitfuse": SplitFusePolicy,
 }
-"""By the ``kind`` of a plan's policy; the fields of the config are the arguments. ``GroupPolicy``
-is not among them: it needs the plan of a batch, which no plan of a deployment holds."""
+"""By the ``kind`` of a plan's policy; the fields of the config are the arguments, but those of
+``prefix-groups`` need the batch too (``simulate.batch_groups``)."""

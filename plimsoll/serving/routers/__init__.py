@@ -1,5 +1,6 @@
 """Cluster policies: which instance a request goes to. One file a policy."""
 
+from plimsoll.serving.routers.dealt import DealtPolicy
 from plimsoll.serving.routers.disagg import DisaggPolicy
 from plimsoll.serving.routers.freeness import FreenessPolicy
 from plimsoll.serving.routers.least_demand import LeastDemandPolicy
@@ -9,6 +10,7 @@ from plimsoll.serving.routers.round_robin import RoundRobinPolicy
 
 __all__ = [
     "ROUTERS",
+    "DealtPolicy",
     "DisaggPolicy",
     "FreenessPolicy",
     "LeastDemandPolicy",

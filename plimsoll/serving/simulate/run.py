@@ -25,6 +25,7 @@ from plimsoll.serving.executors.simulated import Fault, InstanceSpec, SimulatedE
 from plimsoll.serving.policies import POLICIES
 from plimsoll.serving.policy import ClusterPolicy, StepPolicy
 from plimsoll.serving.routers import ROUTERS
+from plimsoll.serving.simulate.batch_groups import NeedsBatch, grouped
 from plimsoll.serving.simulate.placement import Seat, seats
 from plimsoll.spec.errors import InfeasibleError, SpecError, UnsupportedError
 from plimsoll.spec.hardware import Fleet
@@ -37,6 +38,7 @@ from plimsoll.spec.plan import (
     OrcaConfig,
     Pool,
     PrefillFirst,
+    PrefixGroups,
     RouterConfig,
     ServingPlan,
     SplitFuse,
@@ -72,9 +74,11 @@ def simulate_plan(
         InfeasibleError: the weights leave no room for KV.
     """
     instances, origins, transfer_s, kv_token_bytes = build(plan, model, fleet)
+    dealt = grouped(plan, instances, workload)
+    instances, router = dealt or (instances, router_for(plan.router))
     executor = SimulatedExecutor(
         instances,
-        router_for(plan.router),
+        router,
         transfer_s=transfer_s,
         reach_s=reach_s(plan, model, fleet),
         seed=seed,
@@ -205,7 +209,7 @@ def reach_s(plan: ServingPlan, model: ModelSpec, fleet: Fleet) -> Callable[[int]
 def batched_tokens(pool: Pool, max_model_len: int) -> int:
     """The most tokens one step of the pool's policy can run, which sizes activations."""
     policy = pool.policy
-    if isinstance(policy, ChunkedPrefill | Nano):
+    if isinstance(policy, ChunkedPrefill | Nano | PrefixGroups):
         return policy.token_budget
     if isinstance(policy, PrefillFirst):
         return policy.max_batched_tokens
@@ -229,6 +233,8 @@ def policy_for(pool: Pool, clock: StepClock) -> StepPolicy:
         SpecError: decodes alone can exceed the token budget.
     """
     config = pool.policy
+    if isinstance(config, PrefixGroups):
+        return NeedsBatch()
     options = {k: v for k, v in asdict(config).items() if k not in ("kind", "overlap")}
     if isinstance(config, SplitFuse) and config.token_budget == 0:
         options["token_budget"] = saturation_tokens(clock, most=_MOST_SPLITFUSE_TOKENS)

@@ -13,6 +13,7 @@ import typer
 from typer import Argument, Option
 from typer.core import TyperGroup
 
+from plimsoll.cli.batch import batch
 from plimsoll.cli.calibrate import calibrate
 from plimsoll.cli.options import (
     Figures,
@@ -384,6 +385,7 @@ app.command()(calibrate)
 app.command()(peak)
 app.command()(validate)
 app.command()(serve)
+app.command()(batch)
 app.add_typer(trace_app, name="trace")
 app.add_typer(tinylm_app, name="tinylm")
 

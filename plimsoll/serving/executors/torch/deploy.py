@@ -5,7 +5,7 @@ plan is refused before anything starts.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ from plimsoll.serving.executors.torch.worker import (
     WorkerSetup,
     make_runner,
 )
+from plimsoll.serving.policy import ClusterPolicy, StepPolicy
+from plimsoll.serving.simulate.batch_groups import NeedsBatch
 from plimsoll.serving.simulate.run import batched_tokens, policy_for, router_for
 from plimsoll.spec.errors import SpecError, UnsupportedError
 from plimsoll.spec.plan import Parallel, ServingPlan
@@ -208,10 +210,21 @@ def deploy(
     keep: bool = False,
     check_books: bool = False,
     seed: int = 0,
+    batch: tuple[Sequence[StepPolicy], ClusterPolicy] | None = None,
 ) -> LiveRun:
     """A run that is not started yet. ``processes`` puts each replica into a process of its own;
-    without, all run in threads of this one."""
+    without, all run in threads of this one. ``batch``: policies, one a replica, and the router of
+    a batch that is known ahead, in place of the plan's."""
     specs = instance_specs(plan, facts, kv_bytes=kv_bytes, clock=clock)
+    router = router_for(plan.router)
+    if batch is not None:
+        policies, router = batch
+        specs = [replace(s, policy=own) for s, own in zip(specs, policies, strict=True)]
+    if any(isinstance(spec.policy, NeedsBatch) for spec in specs):
+        raise UnsupportedError(
+            "plan: policy prefix-groups needs a batch that is known ahead; run `plimsoll batch`, "
+            "or serve with another policy"
+        )
     setup = WorkerSetup(
         folder=facts.folder,
         num_blocks=0,
@@ -258,7 +271,7 @@ def deploy(
 
     return LiveRun(
         specs,
-        router_for(plan.router),
+        router,
         start,
         eos_ids=facts.eos_ids,
         seed=seed,

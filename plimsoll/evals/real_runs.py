@@ -20,7 +20,13 @@ from plimsoll.models.loading import build, save
 from plimsoll.serving.executors.coordinator import InstanceSpec
 from plimsoll.serving.executors.torch.engine import Conversation
 from plimsoll.serving.executors.torch.live_run import LiveRun
-from plimsoll.serving.executors.torch.worker import ProcessWorker, WorkerSetup
+from plimsoll.serving.executors.torch.runner import Runner
+from plimsoll.serving.executors.torch.worker import (
+    LocalWorker,
+    ProcessWorker,
+    WorkerSetup,
+    make_runner,
+)
 from plimsoll.serving.generation import SamplingParams
 from plimsoll.serving.policy import ClusterPolicy, StepPolicy
 from plimsoll.serving.routers import LeastWorkPolicy
@@ -108,7 +114,12 @@ class RealRun:
         *,
         link_bytes_per_s: float = float("inf"),
         eos_ids: Sequence[int] = (),
+        shared_attention: bool = False,
+        local: bool = False,
     ) -> None:
+        """``local``: workers are threads of this process, and ``runners`` are theirs."""
+        self._shared_attention, self._local = shared_attention, local
+        self.runners: list[Runner] = []
         self._specs = list(specs)
         self._swap = tempfile.TemporaryDirectory(prefix="plimsoll-swap-")
         self._folder = folder
@@ -122,7 +133,7 @@ class RealRun:
         )
         self._ends = bool(eos_ids)
 
-    def _start(self, index: int, answer: Any) -> ProcessWorker:
+    def _start(self, index: int, answer: Any) -> ProcessWorker | LocalWorker:
         spec = self._specs[index]
         setup = WorkerSetup(
             folder=self._folder,
@@ -130,7 +141,11 @@ class RealRun:
             block_tokens=spec.block_tokens,
             num_threads=1,
             disk_folder=Path(self._swap.name),
+            shared_attention=self._shared_attention,
         )
+        if self._local:
+            self.runners.append(make_runner(setup))
+            return LocalWorker(self.runners[-1], answer)
         return ProcessWorker(setup, answer)
 
     def __enter__(self) -> "RealRun":

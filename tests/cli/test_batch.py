@@ -64,10 +64,10 @@ def test_it_computes_what_is_planned_and_answers_in_order(tmp_path: Path, model:
 def test_killed_in_the_middle_it_goes_on(tmp_path: Path, model: Path) -> None:
     """Two runs are killed; the third ends with what one alone would have written."""
     file, out, whole = (tmp_path / name for name in ("p.jsonl", "r.jsonl", "whole.jsonl"))
-    expected = prompts(file, groups=30, members=8, tokens=40)
+    expected = prompts(file, groups=20, members=6, tokens=30)
     words = ("batch", str(file), "--model", str(model), "--quiet", "--replicas", "2")
     partial = tmp_path / "r.jsonl.partial"
-    for least in (20, 80):
+    for least in (15, 50):
         process = spawn(*words, "--out", str(out), folder=tmp_path)
         until_s = time.monotonic() + 120
         while not partial.exists() or partial.read_bytes().count(b"\n") <= least:
@@ -79,7 +79,7 @@ def test_killed_in_the_middle_it_goes_on(tmp_path: Path, model: Path) -> None:
     kept = partial.read_bytes().count(b"\n") - 1
     done = plimsoll(*words, "--out", str(out), "--json")
     assert done.code == 0, done.err
-    assert json.loads(done.out)["num_resumed"] >= kept - 1 >= 80
+    assert json.loads(done.out)["num_resumed"] >= kept - 1 >= 50
     assert not partial.exists() and ids(out) == expected
     assert plimsoll(*words, "--out", str(whole)).code == 0
     assert whole.read_text() == out.read_text()

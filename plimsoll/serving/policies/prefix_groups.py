@@ -30,8 +30,8 @@ class GroupPolicy:
 
     ``kv_fraction`` of memory may be filled as predicted. ``unpin`` "never" keeps every prefix that
     was pinned, to show what that costs. Requests that are not in the plan go last.
-    ``shared_attention``: for the simulation of an engine with such a kernel; ours has none. Of
-    several instances each has a policy with its own part of the plan.
+    ``shared_attention``: for the simulation of an engine that reads so. Of several instances each
+    has a policy with its own part of the plan.
 
     Raises:
         SpecError: the budget is below 1 or the fraction outside 0 to 1.

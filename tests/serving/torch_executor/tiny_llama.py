@@ -102,6 +102,7 @@ def open_run(
     host_bytes: float = float("inf"),
     tokenizer: str = "",
     link_bytes_per_s: float = float("inf"),
+    shared_attention: bool = False,
 ) -> LiveRun:
     """A started run in threads, that checks its books at every turn."""
 
@@ -114,6 +115,7 @@ def open_run(
             disk_folder=disk_folder,
             host_bytes=host_bytes,
             tokenizer=tokenizer,
+            shared_attention=shared_attention,
         )
         return LocalWorker(make_runner(setup), answer)  # type: ignore[arg-type]
 

@@ -102,6 +102,7 @@ class BatchRun:
             processes=processes,
             tokenizer=tokenizer,
             batch=(policies, DealtPolicy(owners(parts))),
+            shared_attention=True,
         )
         self._engine = TextEngine(
             self._run,

@@ -211,10 +211,12 @@ def deploy(
     check_books: bool = False,
     seed: int = 0,
     batch: tuple[Sequence[StepPolicy], ClusterPolicy] | None = None,
+    shared_attention: bool = False,
 ) -> LiveRun:
     """A run that is not started yet. ``processes`` puts each replica into a process of its own;
     without, all run in threads of this one. ``batch``: policies, one a replica, and the router of
-    a batch that is known ahead, in place of the plan's."""
+    a batch that is known ahead, in place of the plan's. ``shared_attention``: decodes read a prefix
+    that they share once."""
     specs = instance_specs(plan, facts, kv_bytes=kv_bytes, clock=clock)
     router = router_for(plan.router)
     if batch is not None:
@@ -235,6 +237,7 @@ def deploy(
         max_length=specs[0].max_model_len,
         eos_ids=facts.eos_ids,
         tokenizer=tokenizer,
+        shared_attention=shared_attention,
     )
 
     cuts = [pool.parallel for pool in plan.pools for _ in range(pool.replicas)]

@@ -38,6 +38,7 @@ from plimsoll.serving.executors.torch.paged_context import PagedContext
 from plimsoll.serving.executors.torch.sampling.draw import draw
 from plimsoll.serving.executors.torch.sampling.grammar import Constraint, Grammars
 from plimsoll.serving.executors.torch.sampling.rows import History, Row, needs_history
+from plimsoll.serving.executors.torch.shared_prefix import SharedPrefixContext
 from plimsoll.serving.generation import SamplingParams, TokenLogprobs
 from plimsoll.spec.errors import PlimsollError
 
@@ -79,6 +80,8 @@ class Runner:
         captured = can_capture(model, store.device)
         self.graphs = DecodeGraphs(model, store) if captured else None
         self._preparing = threading.Lock()
+        self.shared_attention = False
+        """Whether decodes read a prefix that they share once; captured graphs do not."""
 
     @property
     def num_known(self) -> int:
@@ -127,7 +130,7 @@ class Runner:
             logits = self.graphs.logits(work)
             drawing = [i for i, w in enumerate(work) if w.draw >= 0]
             return logits if len(drawing) == len(work) else logits[drawing]
-        context = PagedContext(self.store, work)
+        context = (SharedPrefixContext if self.shared_attention else PagedContext)(self.store, work)
         device = self.store.device
         tokens = torch.tensor([t for w in work for t in w.tokens], device=device)
         positions = torch.cat([torch.arange(w.start, w.start + len(w.tokens)) for w in work])

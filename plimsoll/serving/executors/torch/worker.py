@@ -65,6 +65,8 @@ class WorkerSetup:
     disk_folder: Path | None = None
     overlap: OverlapPlan | None = None
     """How ranks of a group overlap their layers; None: operators one by one."""
+    shared_attention: bool = False
+    """Decodes read a prefix that they share once a step."""
 
 
 def make_runner(
@@ -97,7 +99,11 @@ def make_runner(
     grammars = None
     if setup.tokenizer and setup.eos_ids:
         grammars = Grammars(Tokenizer.from_str(setup.tokenizer), setup.eos_ids)
-    return kind(model, store, grammars=grammars, eos_ids=setup.eos_ids)
+    runner = kind(model, store, grammars=grammars, eos_ids=setup.eos_ids)
+    runner.shared_attention = setup.shared_attention
+    if setup.shared_attention:
+        runner.graphs = None
+    return runner
 
 
 def _handle(runner: Runner, message: Any) -> Any:

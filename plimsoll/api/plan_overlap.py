@@ -140,7 +140,8 @@ def _ms(time_s: float) -> str:
 
 def _resource_shares(found: ModelOverlap) -> list[tuple[str, float, float, str]]:
     """(lane, busy fraction one by one, overlapped, shares its pieces ask for)."""
-    plan, rows = found.plan, []
+    plan = found.plan
+    rows: list[tuple[str, float, float, str]] = []
     lane_of = {op.name: op.lane for op in found.operators}
     for lane in LANES:
         work_s = plan.layers * sum(op.best_s for op in found.operators if op.lane == lane)

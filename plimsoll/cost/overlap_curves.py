@@ -8,7 +8,7 @@ from importlib import resources
 
 import yaml
 
-from plimsoll.cost.overlap_profile import PROPORTIONAL, Curves, SpeedCurve
+from plimsoll.cost.overlap_profile import PROPORTIONAL, Curves, Lane, SpeedCurve
 
 __all__ = ["CURVES_DEVICE", "overlap_curves"]
 
@@ -21,8 +21,9 @@ def overlap_curves() -> Curves:
     """One curve a lane; compute is proportional."""
     file = resources.files("plimsoll.library") / "overlap_curves.yaml"
     data = yaml.safe_load(file.read_text(encoding="utf-8"))
-    found: dict[str, SpeedCurve] = {"compute": PROPORTIONAL}
-    for lane in ("memory", "network"):
+
+    def curve(lane: Lane) -> SpeedCurve:
         shares, speeds = (tuple(map(float, data[lane][key])) for key in ("shares", "speeds"))
-        found[lane] = SpeedCurve(lane=lane, shares=shares, speeds=speeds)  # type: ignore[arg-type]
-    return found  # type: ignore[return-value]
+        return SpeedCurve(lane=lane, shares=shares, speeds=speeds)
+
+    return {"compute": PROPORTIONAL, "memory": curve("memory"), "network": curve("network")}

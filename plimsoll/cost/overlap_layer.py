@@ -129,9 +129,12 @@ class ModelLayer:
         sizes = np.array([tokens, tokens / 2])
         found = {}
         for name, operators in self._parts.items():
-            whole_s, half_s = sum(op.times * op.work(sizes).time_s for op in operators)
+            times_s = np.zeros(2)
+            for op in operators:
+                times_s += op.times * op.work(sizes).time_s
+            whole_s, half_s = times_s.tolist()
             fixed_s = min(max(2 * half_s - whole_s, 0.0), whole_s)
-            found[name] = float(whole_s) / self.layers, float(fixed_s) / self.layers
+            found[name] = whole_s / self.layers, fixed_s / self.layers
         return found
 
 

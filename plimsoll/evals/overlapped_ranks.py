@@ -41,7 +41,8 @@ from plimsoll.spec.overlap import NanoPiece, OverlapPlan
 
 __all__ = ["BATCH", "CURVES", "DEPENDENCIES", "LAYERS", "RankTimes", "SlowLink", "run_ranks"]
 
-HIDDEN, LAYERS = 1024, 2
+HIDDEN = 1024
+LAYERS = 2
 CHUNK, DECODES, CONTEXT = 320, 64, 64
 BATCH = CHUNK + DECODES
 _MEETING_S = 120.0

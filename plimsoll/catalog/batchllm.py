@@ -1,9 +1,10 @@
 """BatchLLM: prefixes of a known batch found ahead, shared in groups, memory filled as predicted.
 
-The planner is ``planning/prefix_tree.py`` and ``one_level.py``, the policy
+The planner is ``serving/prefix_tree.py`` and ``one_level.py``, the policy
 ``serving/policies/prefix_groups.py``; the simulated setting is ``batchllm_setting.py``, the trees
 ``batchllm_trees.py``, the real engine ``batchllm_real.py``. Attention that reads a shared prefix
-once is priced in the simulation (``Step.read_once``); the real engine has no such kernel.
+once is priced in the simulation (``Step.read_once``) and done by the real engine, in two products
+joined by log-sum-exp rather than in one kernel.
 Source: arXiv 2412.03594.
 """
 
@@ -26,9 +27,9 @@ from plimsoll.catalog.contract import (
     Report,
     System,
 )
-from plimsoll.planning.one_level import one_level_exact, one_level_greedy, saved_tokens
-from plimsoll.planning.prefix_tree import PrefixTree
 from plimsoll.serving.group_plan import PrefixGroup
+from plimsoll.serving.one_level import one_level_exact, one_level_greedy, saved_tokens
+from plimsoll.serving.prefix_tree import PrefixTree
 
 __all__ = ["SYSTEM"]
 
@@ -209,6 +210,7 @@ _CLAIMS = (
     Claim(id="planner", text="Prefixes are found ahead of time, and each is computed once"),
     Claim(id="order", text="Groups with a high ratio of decode to prompt tokens go first"),
     Claim(id="memory", text="Batching by memory removes steps in which few decodes run alone"),
+    Claim(id="attention", text="Attention reads a shared prefix once for all members and joins"),
     Claim(id="lifetime", text="A prefix lives shortly: its members are scheduled together"),
 )
 
@@ -434,13 +436,16 @@ SYSTEM = System(
     ),
     claims=_CLAIMS,
     rooms=(
-        "planning/prefix_tree.py",
-        "planning/one_level.py",
-        "planning/prefix_groups.py",
+        "serving/prefix_tree.py",
+        "serving/one_level.py",
+        "serving/plan_groups.py",
         "serving/group_plan.py",
         "serving/policies/prefix_groups.py",
         "serving/policies/group_chunks.py",
         "serving/policies/kv_forecast.py",
+        "serving/group_dealing.py",
+        "serving/executors/torch/shared_prefix.py",
+        "serving/executors/torch/batch_run.py",
     ),
     checks=_CHECKS,
     not_reproduced={
@@ -450,9 +455,4 @@ SYSTEM = System(
         "one-level": "the industry workloads are not public; random trees of four levels lose "
         "far more, as is shown",
     },
-    waiting=(
-        "a command plimsoll batch prompts.jsonl",
-        "a real kernel that reads a shared prefix once and merges it with each member's own part",
-        "group plans over several instances, and as a policy of a plan file",
-    ),
 )

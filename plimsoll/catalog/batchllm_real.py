@@ -17,8 +17,8 @@ import numpy as np
 
 from plimsoll.catalog.contract import AtLeast, Between, Check, Context, Measured
 from plimsoll.catalog.real_engine import real_runs
-from plimsoll.planning.prefix_groups import plan_groups
 from plimsoll.serving.group_plan import GroupPlan, order_groups
+from plimsoll.serving.plan_groups import plan_groups
 from plimsoll.serving.policies import ChunkedPrefillPolicy, GroupPolicy
 from plimsoll.serving.policy import StepPolicy
 
@@ -27,6 +27,7 @@ __all__ = ["REAL_CHECKS"]
 _GROUPS, _MEMBERS, _PREFIX = 40, 10, 256
 _BUDGET, _BLOCK = 512, 16
 _POOL_FRACTION = 0.2
+_READ_PROMPTS, _READ_MEMBERS = 72, 12
 _SETTING = f"{_GROUPS * _MEMBERS} prompts in {_GROUPS} groups with prefixes of {_PREFIX} tokens"
 
 How = Literal["groups", "alone", "lru", "unbounded"]
@@ -148,7 +149,81 @@ def _faster(how: How) -> Callable[[Context], Measured]:
     return compute
 
 
+@functools.lru_cache(maxsize=16)
+def _read(seed: int, shared: bool, members: int) -> tuple[list[list[int]], int]:
+    """(tokens, bytes of KV read) of 72 prompts in groups, decodes long enough to matter."""
+    runs = real_runs()
+    rng = np.random.default_rng(seed)
+    rows = []
+    for _ in range(_READ_PROMPTS // members):
+        prefix = rng.integers(0, runs.VOCABULARY, 512).tolist()
+        for _ in range(members):
+            suffix = rng.integers(0, runs.VOCABULARY, int(rng.integers(10, 40))).tolist()
+            rows.append((prefix + suffix, int(rng.integers(10, 30))))
+    batch = [rows[i] for i in rng.permutation(len(rows))]
+    plan = plan_groups([p for p, _ in batch], [float(n) for _, n in batch], block_tokens=_BLOCK)
+    spec = runs.instance(
+        GroupPolicy(plan=plan, token_budget=_BUDGET),
+        num_blocks=4000,
+        max_num_seqs=256,
+        prefix_caching=True,
+    )
+    with (
+        tempfile.TemporaryDirectory(prefix="plimsoll-") as place,
+        runs.RealRun(
+            runs.random_llama(Path(place)), [spec], shared_attention=shared, local=True
+        ) as run,
+    ):
+        tokens = run.serve([runs.Asked(prompt, num) for prompt, num in batch])
+        return tokens, int(run.runners[0].store.read_bytes)
+
+
+def _fewer_bytes(members: int) -> Callable[[Context], Measured]:
+    """KV read by attention with each member's own reads over that with shared ones."""
+
+    def compute(context: Context) -> Measured:
+        pairs = [(_read(s, False, members)[1], _read(s, True, members)[1]) for s in context.seeds]
+        values = tuple(theirs / ours for theirs, ours in pairs)
+        shown = ", ".join(f"{a / 1e6:.0f}/{b / 1e6:.0f} MB" for a, b in pairs)
+        return Measured(
+            value=float(np.median(values)),
+            values=values,
+            detail=f"{_READ_PROMPTS} prompts, prefixes of 512 tokens, groups of {members}: {shown}",
+        )
+
+    return compute
+
+
+def _same_when_shared(context: Context) -> Measured:
+    values = []
+    for seed in context.seeds:
+        ours, theirs = _read(seed, True, _READ_MEMBERS)[0], _read(seed, False, _READ_MEMBERS)[0]
+        values.append(float(np.mean([a == b for a, b in zip(ours, theirs, strict=True)])))
+    detail = "against attention that reads the prefix for each member; greedy, fp32"
+    return Measured(value=min(values), values=tuple(values), detail=detail)
+
+
 REAL_CHECKS = (
+    Check(
+        claim="attention",
+        title="bytes of KV a real run's attention reads, member by member over prefixes once",
+        how="run",
+        band=AtLeast(2.0),
+        compute=_fewer_bytes(_READ_MEMBERS),
+        unit="x",
+        ablation=_fewer_bytes(1),
+        ablation_title="prompts that share nothing",
+        slow=True,
+    ),
+    Check(
+        claim="attention",
+        title="real requests with the same greedy tokens when prefixes are read once",
+        how="run",
+        band=Between(1.0, 1.0),
+        compute=_same_when_shared,
+        unit="of requests",
+        slow=True,
+    ),
     Check(
         claim="planner",
         title="prompt tokens a real run computes over the planner's figure",

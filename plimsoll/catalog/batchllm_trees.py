@@ -10,9 +10,9 @@ import time
 
 import numpy as np
 
-from plimsoll.planning.one_level import one_level_exact, one_level_greedy, saved_tokens
-from plimsoll.planning.prefix_groups import plan_groups
-from plimsoll.planning.prefix_tree import PrefixTree
+from plimsoll.serving.one_level import one_level_exact, one_level_greedy, saved_tokens
+from plimsoll.serving.plan_groups import plan_groups
+from plimsoll.serving.prefix_tree import PrefixTree
 from plimsoll.spec.generators import stream
 
 __all__ = ["best_saving", "deep_tree", "large_plan", "small_trees"]

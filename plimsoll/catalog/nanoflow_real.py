@@ -1,16 +1,25 @@
-"""NanoFlow's asynchronous scheduling on the real engine: steps formed before tokens are known."""
+"""NanoFlow on the real engine: steps formed before tokens are known, layers of ranks overlapped.
 
+The two ranks are processes with gloo between them and a link that is slow on purpose; the plan is
+searched for their own operators, timed there.
+"""
+
+import functools
 import tempfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from plimsoll.catalog.contract import Between, Check, Context, Measured
+from plimsoll.catalog.contract import AtLeast, AtMost, Between, Check, Context, Measured
 from plimsoll.catalog.real_engine import real_runs
+from plimsoll.cost.overlap_profile import OpProfile
+from plimsoll.planning.overlap_search import search_overlap
 from plimsoll.serving.policies import ChunkedPrefillPolicy
 from plimsoll.spec.errors import ExecutionError
+from plimsoll.spec.overlap import OverlapPlan
 
 __all__ = ["REAL_CHECKS"]
 
@@ -72,7 +81,64 @@ def _same_tokens(context: Context) -> Measured:
     return Measured(value=min(values), values=tuple(values), detail="60 greedy requests, fp32")
 
 
+@functools.cache
+def _ranks(blocking: bool) -> Any:
+    """``evals.overlapped_ranks.RankTimes``, measured once a process."""
+    real_runs()  # says so if torch is missing
+    from plimsoll.evals import overlapped_ranks as ranks
+
+    def search(operators: tuple[OpProfile, ...]) -> OverlapPlan:
+        return search_overlap(
+            operators,
+            ranks.DEPENDENCIES,
+            ranks.CURVES,
+            batch_tokens=ranks.BATCH,
+            layers=ranks.LAYERS,
+            grain_tokens=64,
+            budget_s=20.0,
+        )
+
+    return ranks.run_ranks(search, blocking=blocking)
+
+
+def _overlapped_ranks(*, blocking: bool) -> Callable[[Context], Measured]:
+    def compute(_: Context) -> Measured:
+        found = _ranks(blocking)
+        return Measured(
+            value=found.gain,
+            values=found.gains,
+            detail=f"{found.pieces} pieces a layer; one by one {found.link_fraction:.0%} of the "
+            "time waits for the link",
+        )
+
+    return compute
+
+
+def _rank_error(_: Context) -> Measured:
+    return Measured(value=_ranks(blocking=False).error, detail="both ways, two layers, fp32")
+
+
 REAL_CHECKS = (
+    Check(
+        claim="gain",
+        title="layers of two real ranks over a slow link, overlapped over one by one",
+        how="run",
+        band=AtLeast(1.15),
+        compute=_overlapped_ranks(blocking=False),
+        unit="x",
+        ablation=_overlapped_ranks(blocking=True),
+        ablation_title="the same pieces, each sum waited for where it starts",
+        slow=True,
+        timed=True,
+    ),
+    Check(
+        claim="gain",
+        title="largest difference of two ranks' outputs from one process that runs the whole model",
+        how="run",
+        band=AtMost(1e-5),
+        compute=_rank_error,
+        slow=True,
+    ),
     Check(
         claim="asynchronous",
         title="tokens wasted a request that ends itself, steps formed ahead",

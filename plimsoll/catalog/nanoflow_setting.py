@@ -13,8 +13,8 @@ import numpy as np
 from plimsoll.cost.collectives import all_reduce_work, exchange_work, fabric_of
 from plimsoll.cost.dense_batch import dense_gemms
 from plimsoll.cost.efficiency import calibration_for
+from plimsoll.cost.overlap_curves import overlap_curves
 from plimsoll.cost.overlap_profile import (
-    PROPORTIONAL,
     Curves,
     Dependency,
     Lane,
@@ -62,19 +62,7 @@ MEASURED_MS = {
 _DECODE_ATTENTION_BYTES = 462.2e9
 _ACTIVATION_BYTES = 2
 
-CURVES: Curves = {
-    "compute": PROPORTIONAL,
-    "memory": SpeedCurve(
-        lane="memory",
-        shares=(0.0, 0.1, 0.2, 0.4, 0.8, 0.9, 1.0),
-        speeds=(0.0, 0.2, 0.3, 0.8, 0.85, 0.95, 1.0),
-    ),
-    "network": SpeedCurve(
-        lane="network",
-        shares=(0.0, 0.1, 0.2, 0.8, 0.9, 1.0),
-        speeds=(0.0, 0.3, 0.5, 0.9, 1.0, 1.0),
-    ),
-}
+CURVES: Curves = overlap_curves()
 
 FREE_CURVES: Curves = {
     lane: SpeedCurve(lane=lane, shares=(0.0, 1e-6, 1.0), speeds=(0.0, 1.0, 1.0))

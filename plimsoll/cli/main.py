@@ -7,11 +7,13 @@ stdout carries the result, stderr the talk. Exit codes: 0 answered, 1 internal, 
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer import Argument, Option
+from typer.core import TyperGroup
 
+from plimsoll.cli.batch import batch
 from plimsoll.cli.calibrate import calibrate
 from plimsoll.cli.laws import laws_app
 from plimsoll.cli.options import (
@@ -29,6 +31,7 @@ from plimsoll.cli.options import (
     WorkloadOption,
 )
 from plimsoll.cli.peak import peak
+from plimsoll.cli.plan_overlap import plan_overlap
 from plimsoll.cli.serve import serve
 from plimsoll.cli.tinylm import tinylm_app
 from plimsoll.cli.trace import trace_app
@@ -42,8 +45,22 @@ _USAGE_ERROR = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "Clic
 
 _INTERRUPTED = 130
 
+_OVERLAP = "plan overlap"
+
+
+class _Verbs(TyperGroup):
+    """Finds ``plan overlap``, a verb of two words beside the verb ``plan``, which takes a model."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """See click."""
+        if " ".join(args[:2]) == _OVERLAP:
+            args = [_OVERLAP, *args[2:]]
+        return super().resolve_command(ctx, args)
+
+
 app = typer.Typer(
     name="plimsoll",
+    cls=_Verbs,
     help="What will limited capacity carry? Fit, plan, simulate and export serving.",
     no_args_is_help=True,
     add_completion=True,
@@ -180,7 +197,7 @@ def simulate(
     figures: Figures = None,
     json: Json = False,
 ) -> None:
-    """Serve a workload on the simulated clock: what users would see."""
+    """Serve a workload on the simulated clock: what users see."""
     from plimsoll.api.simulate import simulate_file
     from plimsoll.api.slo_options import slo_from_options
     from plimsoll.cli.output import check_folder, check_writable, emit, workload_spec
@@ -316,7 +333,7 @@ def reproduce(
     quiet: Quiet = False,
     json: Json = False,
 ) -> None:
-    """Recompute the claims of published systems; exit 0 if all pass."""
+    """Recompute claims of published systems; exit 0 if all pass."""
     from plimsoll.api.listing import listing
     from plimsoll.api.reproduce import reproduce as run_reproduce
     from plimsoll.cli.output import emit
@@ -364,10 +381,12 @@ def doctor(json: Json = False) -> None:
         raise typer.Exit(1)
 
 
+app.command(_OVERLAP)(plan_overlap)
 app.command()(calibrate)
 app.command()(peak)
 app.command()(validate)
 app.command()(serve)
+app.command()(batch)
 app.add_typer(trace_app, name="trace")
 app.add_typer(laws_app, name="laws")
 app.add_typer(tinylm_app, name="tinylm")

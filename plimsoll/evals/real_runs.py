@@ -21,7 +21,13 @@ from plimsoll.serving.executors.coordinator import InstanceSpec
 from plimsoll.serving.executors.torch.engine import Conversation
 from plimsoll.serving.executors.torch.live_run import LiveRun
 from plimsoll.serving.executors.torch.peers import Meeting
-from plimsoll.serving.executors.torch.worker import ProcessWorker, WorkerSetup
+from plimsoll.serving.executors.torch.runner import Runner
+from plimsoll.serving.executors.torch.worker import (
+    LocalWorker,
+    ProcessWorker,
+    WorkerSetup,
+    make_runner,
+)
 from plimsoll.serving.generation import SamplingParams
 from plimsoll.serving.policy import ClusterPolicy, StepPolicy
 from plimsoll.serving.routers import LeastWorkPolicy
@@ -112,7 +118,12 @@ class RealRun:
         copy_bytes_per_s: float = float("inf"),
         eos_ids: Sequence[int] = (),
         peers: bool = False,
+        shared_attention: bool = False,
+        local: bool = False,
     ) -> None:
+        """``local``: workers are threads of this process, and ``runners`` are theirs."""
+        self._shared_attention, self._local = shared_attention, local
+        self.runners: list[Runner] = []
         self._specs = list(specs)
         self._copy_bytes_per_s = copy_bytes_per_s
         self._swap = tempfile.TemporaryDirectory(prefix="plimsoll-swap-")
@@ -132,7 +143,7 @@ class RealRun:
         """In the order they were started."""
         self._ends = bool(eos_ids)
 
-    def _start(self, index: int, answer: Any) -> ProcessWorker:
+    def _start(self, index: int, answer: Any) -> ProcessWorker | LocalWorker:
         spec = self._specs[index]
         meeting = None
         if self._peers and index not in self._met:
@@ -147,7 +158,11 @@ class RealRun:
             disk_folder=Path(self._swap.name),
             copy_bytes_per_s=self._copy_bytes_per_s,
             meeting=meeting,
+            shared_attention=self._shared_attention,
         )
+        if self._local:
+            self.runners.append(make_runner(setup))
+            return LocalWorker(self.runners[-1], answer)
         self.workers.append(ProcessWorker(setup, answer))
         return self.workers[-1]
 

@@ -25,7 +25,7 @@ from plimsoll.models.layers import GatedMlp
 from plimsoll.models.moe import Experts
 from plimsoll.spec.errors import UnsupportedError
 
-__all__ = ["Cut", "Shard", "connect", "cut_model", "stage_layers"]
+__all__ = ["Cut", "Shard", "connect", "cut_model", "own_part", "stage_layers"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,6 +136,11 @@ class _Summed(nn.Module):
         out = self.inner(*inputs).contiguous()
         distributed.all_reduce(out, group=self._group)
         return cast(Tensor, out)
+
+
+def own_part(module: nn.Module) -> nn.Module:
+    """The rank's own part of a module that ``connect`` may have wrapped, without the sum."""
+    return module.inner if isinstance(module, _Summed) else module
 
 
 class _Joined(nn.Module):

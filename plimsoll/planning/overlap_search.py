@@ -15,12 +15,13 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from plimsoll.cost.overlap import simulate_overlap
+from plimsoll.cost.overlap_plan import iteration_s, sequential_s
 from plimsoll.cost.overlap_profile import Curves, Dependency, OpProfile, check_operators
 from plimsoll.planning.overlap_order import order_pieces
 from plimsoll.planning.overlap_pattern import in_order_of_dependence, structure
-from plimsoll.planning.overlap_plan import NanoPiece, OverlapPlan, iteration_s, sequential_s
 from plimsoll.planning.overlap_shares import Judge, best_uniform_shares, descend
 from plimsoll.spec.errors import SpecError
+from plimsoll.spec.overlap import NanoPiece, OverlapPlan
 
 __all__ = ["GRAIN_TOKENS", "Table", "search_overlap", "search_rewrites"]
 

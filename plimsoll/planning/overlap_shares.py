@@ -12,15 +12,15 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from plimsoll.cost.overlap import OverlapRun, simulate_overlap
+from plimsoll.cost.overlap import simulate_overlap
+from plimsoll.cost.overlap_plan import SAMPLE_LAYERS, Unrolled, extrapolated_s, unroll, with_shares
 from plimsoll.cost.overlap_profile import Curves, Dependency, OpProfile
-from plimsoll.planning.overlap_plan import NanoPiece, Unrolled, unroll, with_shares
 from plimsoll.spec.errors import SpecError
+from plimsoll.spec.overlap import NanoPiece
 
 __all__ = ["SHARES", "Judge", "best_uniform_shares", "descend"]
 
 SHARES = tuple(k / 10 for k in range(1, 11))
-_SAMPLE_LAYERS = 6
 _GAIN = 1e-6
 _PLACES = 3
 Pieces = tuple[NanoPiece, ...]
@@ -53,7 +53,7 @@ class Judge:
 
     def unrolled(self, pieces: Pieces) -> Unrolled:
         """The layers that are simulated."""
-        layers = min(self.layers, _SAMPLE_LAYERS)
+        layers = min(self.layers, SAMPLE_LAYERS)
         return unroll(pieces, self.operators, self.dependencies, layers=layers)
 
     def iteration_s(self, unrolled: Unrolled, shares: Sequence[float]) -> float:
@@ -63,22 +63,11 @@ class Judge:
             run = simulate_overlap(with_shares(unrolled, shares), self.curves)
         except SpecError:
             return float("inf")
-        if self.layers <= _SAMPLE_LAYERS:
-            return run.makespan_s
-        last = _layer_ends(unrolled, run)
-        pace_s = (last[_SAMPLE_LAYERS - 2] - last[_SAMPLE_LAYERS - 4]) / 2
-        return run.makespan_s + (self.layers - _SAMPLE_LAYERS) * pace_s
+        return extrapolated_s(unrolled, run, layers=self.layers)
 
     def of(self, pieces: Pieces) -> float:
         """Seconds of all layers of these pieces as they are."""
         return self.iteration_s(self.unrolled(pieces), [piece.share for piece in pieces])
-
-
-def _layer_ends(unrolled: Unrolled, run: OverlapRun) -> list[float]:
-    ends = [0.0] * (max(unrolled.layer) + 1)
-    for layer, end_s in zip(unrolled.layer, run.end_s, strict=True):
-        ends[layer] = max(ends[layer], end_s)
-    return ends
 
 
 def best_uniform_shares(pieces: Pieces, judge: Judge) -> tuple[Pieces, float]:

@@ -8,8 +8,12 @@ cannot run, or cannot differ, carries the reason instead of a plan.
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from plimsoll.planning.overlap_model import search_model_overlap
 from plimsoll.serving.conflicts import conflicts
-from plimsoll.spec.errors import SpecError, suggest
+from plimsoll.serving.simulate.placement import Seat, seats
+from plimsoll.spec.errors import PlimsollError, SpecError, suggest
+from plimsoll.spec.fleet import parse_fleet
+from plimsoll.spec.model_files import load_model
 from plimsoll.spec.plan import (
     ChunkedPrefill,
     DisaggRouter,
@@ -18,6 +22,7 @@ from plimsoll.spec.plan import (
     KvPoolRouter,
     LeastDemandRouter,
     LeastWorkRouter,
+    Nano,
     OrcaConfig,
     Pool,
     PrefillFirst,
@@ -71,11 +76,20 @@ _ROUTERS: dict[str, RouterConfig] = {
     "freeness": FreenessRouter(),
     "kv-pool": KvPoolRouter(),
 }
+_NANO = "nano"
+_GROUPS = "prefix-groups"
 _APART = "disaggregated"
 _FAIR = "fairswap"
 
+_NO_BATCH = (
+    "it plans a batch that is known ahead, which has no rate to raise; simulate a plan with it on "
+    "a batch"
+)
+
 POLICY_NAMES: tuple[str, ...] = (
     *_step_policies(Pool(device="")),
+    _NANO,
+    _GROUPS,
     *_ROUTERS,
     _APART,
 )
@@ -119,6 +133,10 @@ def variants(
             yield _routed(plan, workload, name)
         elif name == _APART:
             yield _apart(plan)
+        elif name == _GROUPS:
+            yield Variant(name=_GROUPS, kind="step policy", why_not=_NO_BATCH)
+        elif name == _NANO:
+            yield _overlapped(plan, workload)
         else:
             yield _stepped(plan, name)
 
@@ -132,6 +150,50 @@ def _stepped(plan: ServingPlan, name: str) -> Variant:
     if why:
         return Variant(name=name, kind="step policy", why_not=why)
     return Variant(name=name, kind="step policy", plans=(stepped,))
+
+
+def _overlapped(plan: ServingPlan, workload: Workload) -> Variant:
+    """NanoFlow's policy, with an overlap plan searched for each pool and the workload's lengths."""
+    found: dict[Pool, StepPolicyConfig] = {}
+    try:
+        for seat in seats(plan, parse_fleet(plan.fleet)):
+            if seat.pool not in found:
+                found[seat.pool] = _nano(plan, seat, workload)
+    except PlimsollError as error:
+        return Variant(name=_NANO, kind="step policy", why_not=str(error))
+    pools = tuple(replace(pool, policy=found[pool]) for pool in plan.pools)
+    return Variant(name=_NANO, kind="step policy", plans=(replace(plan, pools=pools),))
+
+
+def _nano(plan: ServingPlan, seat: Seat, workload: Workload) -> Nano:
+    """A mixed dense batch needs prompts and decodes in one pool; steps of the package's own engine
+    are not told apart by operator, so there nothing overlaps."""
+    pool = seat.pool
+    if isinstance(pool.policy, Nano):
+        return pool.policy
+    if pool.role != "both":
+        raise SpecError("prefill and decode are apart, so no batch mixes them")
+    budget = getattr(pool.policy, "token_budget", 0) or Nano().token_budget
+    policy = Nano(
+        token_budget=max(budget, pool.max_num_seqs),
+        mean_output_tokens=float(workload.output_tokens.mean()),
+    )
+    if plan.engine == "plimsoll":
+        return policy
+    found = search_model_overlap(
+        load_model(plan.model),
+        seat.device,
+        pool.parallel,
+        prompt_tokens=workload.prompt_tokens,
+        output_tokens=workload.output_tokens,
+        batch_tokens=policy.token_budget,
+        weight_dtype=plan.weight_dtype,
+        kv_dtype=plan.kv_dtype,
+        engine=plan.engine,
+        devices_per_node=seat.devices_per_node,
+        memory_fraction=pool.memory_fraction,
+    )
+    return replace(policy, overlap=found.plan)
 
 
 def _routed(plan: ServingPlan, workload: Workload, name: str) -> Variant:

@@ -14,7 +14,10 @@ from plimsoll.spec.plan import (
     DisaggRouter,
     FairSwap,
     KvPoolRouter,
+    LeastWorkRouter,
+    Nano,
     Pool,
+    PrefixGroups,
     ServingPlan,
     SplitFuse,
 )
@@ -32,6 +35,7 @@ def conflicts(plan: ServingPlan) -> Iterator[str]:
     yield from _steps(plan)
     yield from _scaling(plan)
     yield from _loans(plan)
+    yield from _batches(plan)
     if plan.router.kind == "prefix-affine" and not all(pool.prefix_caching for pool in plan.pools):
         yield (
             "router prefix-affine looks for replicas that hold a prefix, and a pool keeps none; "
@@ -76,7 +80,7 @@ def _steps(plan: ServingPlan) -> Iterator[str]:
             )
         if isinstance(policy, FairSwap):
             yield from _swaps(plan, pool)
-        chunked = isinstance(policy, ChunkedPrefill | SplitFuse | FairSwap)
+        chunked = isinstance(policy, ChunkedPrefill | SplitFuse | FairSwap | Nano | PrefixGroups)
         budget = policy.token_budget if chunked else 0
         if budget and budget < pool.max_num_seqs:
             yield (
@@ -146,6 +150,24 @@ def _loans(plan: ServingPlan) -> Iterator[str]:
             "attention to KV on other replicas is not measured for engine plimsoll; take another "
             "router, or simulate another engine"
         )
+
+
+def _batches(plan: ServingPlan) -> Iterator[str]:
+    """A batch known ahead is planned whole: who shares with whom, and where."""
+    policies = [pool.policy for pool in plan.pools]
+    if not any(isinstance(policy, PrefixGroups) for policy in policies):
+        return
+    if any(policy != policies[0] for policy in policies):
+        yield "policy prefix-groups must be the same in every pool, or in none"
+    if not isinstance(plan.router, LeastWorkRouter):
+        yield (
+            f"router {plan.router.kind} has no effect beside policy prefix-groups, which deals the "
+            "batch itself; leave the router out"
+        )
+    if not all(pool.prefix_caching for pool in plan.pools):
+        yield "policy prefix-groups shares prefixes, a pool keeps none; set prefix_caching: true"
+    if plan.scaling is not None:
+        yield "policy prefix-groups deals a batch to all replicas at once; leave scaling out"
 
 
 def check_policies(plan: ServingPlan) -> None:

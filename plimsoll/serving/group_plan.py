@@ -4,7 +4,7 @@ A group computes its prefix once and its members follow at once, so the prefix l
 Groups with much to decode for each prompt token go first: their tokens then fill the later
 steps beside prompts. Prompt tokens are counted after sharing. Prefixes are shared in whole
 blocks, and the last token of a prompt always runs.
-Leaves out: how the groups are found (``planning.prefix_groups``).
+Leaves out: how the groups are found (``serving.plan_groups``).
 Source: arXiv 2412.03594, sections 4 and 5.
 """
 

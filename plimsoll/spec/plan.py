@@ -13,6 +13,7 @@ from pydantic import Field
 
 from plimsoll.spec.dtype import DType
 from plimsoll.spec.io import PLAIN
+from plimsoll.spec.overlap import OverlapPlan
 from plimsoll.spec.slo import Slo
 
 __all__ = [
@@ -23,11 +24,13 @@ __all__ = [
     "KvPoolRouter",
     "LeastDemandRouter",
     "LeastWorkRouter",
+    "Nano",
     "OrcaConfig",
     "Parallel",
     "Pool",
     "PrefillFirst",
     "PrefixAffineRouter",
+    "PrefixGroups",
     "RoundRobinRouter",
     "RouterConfig",
     "Scaling",
@@ -125,8 +128,43 @@ class FairSwap:
     bytes_per_s: Annotated[float, Field(ge=0)] = 0.0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Nano:
+    """NanoFlow: every step one dense batch, decodes first; a prompt starts only if the predicted
+    peak of KV fits, with ``mean_output_tokens`` for each request.
+
+    ``overlap``: how the layers of a step overlap inside the devices, as ``plimsoll plan overlap``
+    writes it; null: operators one by one. ``ahead`` as in chunked prefill.
+    """
+
+    __pydantic_config__: ClassVar = PLAIN
+    kind: Literal["nano"] = "nano"
+    token_budget: Annotated[int, Field(gt=0)] = 2048
+    mean_output_tokens: Annotated[float, Field(gt=0)] = 256.0
+    ahead: bool = False
+    overlap: OverlapPlan | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrefixGroups:
+    """BatchLLM: a batch known ahead in groups that share a prefix, memory filled as predicted.
+
+    ``mean_output_tokens`` 0: the workload's own mean. ``kv_fraction`` of memory may be filled as
+    predicted. ``shared_attention``: simulate an engine that reads a shared prefix once a step.
+    """
+
+    __pydantic_config__: ClassVar = PLAIN
+    kind: Literal["prefix-groups"] = "prefix-groups"
+    token_budget: Annotated[int, Field(gt=0)] = 2048
+    mean_output_tokens: Annotated[float, Field(ge=0)] = 0.0
+    kv_fraction: Fraction = 0.95
+    preempt: Literal["recompute", "swap"] = "swap"
+    shared_attention: bool = False
+
+
 StepPolicyConfig = Annotated[
-    OrcaConfig | PrefillFirst | ChunkedPrefill | SplitFuse | FairSwap, Field(discriminator="kind")
+    OrcaConfig | PrefillFirst | ChunkedPrefill | SplitFuse | FairSwap | Nano | PrefixGroups,
+    Field(discriminator="kind"),
 ]
 
 

@@ -81,6 +81,7 @@ HEAVY_MODULES = (
     "plimsoll.evals.tinylm_",
     "plimsoll.evals.fidelity_run",
     "plimsoll.evals.http_replay",
+    "plimsoll.evals.overlapped_ranks",
     "plimsoll.evals.real_runs",
     "plimsoll.evals.muon",
     "plimsoll.serving.http",

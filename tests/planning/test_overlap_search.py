@@ -10,6 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plimsoll.cost.overlap import simulate_overlap
+from plimsoll.cost.overlap_plan import (
+    check_pieces,
+    hand_made_plan,
+    in_turn_s,
+    iteration_s,
+    sequential_s,
+    unroll,
+)
 from plimsoll.cost.overlap_profile import (
     LANES,
     PROPORTIONAL,
@@ -20,20 +28,11 @@ from plimsoll.cost.overlap_profile import (
 )
 from plimsoll.planning.overlap_order import order_pieces
 from plimsoll.planning.overlap_pattern import in_order_of_dependence, structure
-from plimsoll.planning.overlap_plan import (
-    NanoPiece,
-    OverlapPlan,
-    check_pieces,
-    hand_made_plan,
-    in_turn_s,
-    iteration_s,
-    sequential_s,
-    unroll,
-)
 from plimsoll.planning.overlap_search import Table, search_overlap, search_rewrites
 from plimsoll.planning.overlap_shares import SHARES
 from plimsoll.spec.errors import SpecError
 from plimsoll.spec.io import from_data, plain
+from plimsoll.spec.overlap import NanoPiece, OverlapPlan
 
 CURVES = {
     "compute": PROPORTIONAL,

@@ -9,10 +9,12 @@ from plimsoll.planning.judging import Verdict
 from plimsoll.planning.policy_ranking import rank
 from plimsoll.planning.policy_variants import POLICY_NAMES, chosen, variants
 from plimsoll.spec.errors import InfeasibleError, SpecError
+from plimsoll.spec.io import from_data, plain
 from plimsoll.spec.plan import (
     ChunkedPrefill,
     DisaggRouter,
     FreenessRouter,
+    Nano,
     OrcaConfig,
     Parallel,
     Pool,
@@ -129,7 +131,10 @@ def why_not(plan, workload=WORK):
 
 
 def test_what_makes_no_sense_carries_the_reason():
-    assert why_not(PLAN) == {"prefix-affine": "no two requests of this workload share a prefix"}
+    found = why_not(PLAN)
+    assert "toy" in found.pop("nano"), "an overlap plan needs a model that is known"
+    assert "no rate to raise" in found.pop("prefix-groups")
+    assert found == {"prefix-affine": "no two requests of this workload share a prefix"}
     alone = replace(PLAN, pools=(Pool(device="L40S"),))
     found = why_not(alone)
     assert "nothing to choose" in found["freeness"] == found["round-robin"]
@@ -163,6 +168,21 @@ def test_all_variants_differ_from_the_plan_in_one_thing():
                 assert plan.pools == PLAN.pools
             else:
                 assert plan.num_devices == PLAN.num_devices
+
+
+def test_the_variant_with_overlap_holds_its_plan_as_plain_data():
+    plan = replace(
+        PLAN, model="llama-3-8b", fleet="1xA100-SXM-80", pools=(Pool(device="A100-SXM-80"),)
+    )
+    work = replace(WORK, output_tokens=np.full(100, 100))
+    (variant,) = variants(plan, work, ("nano",))
+    policy = variant.plans[0].pools[0].policy
+    assert isinstance(policy, Nano) and policy.overlap is not None
+    assert policy.mean_output_tokens == 100 and policy.overlap.batch_tokens == 2048
+    assert from_data(ServingPlan, plain(variant.plans[0]), where="plan") == variant.plans[0]
+    apart = replace(plan.pools[0], role="decode")
+    (left_out,) = variants(replace(plan, pools=(apart,)), work, ("nano",))
+    assert "prefill and decode are apart" in left_out.why_not
 
 
 def test_names_hold_commas():

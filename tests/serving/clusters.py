@@ -8,6 +8,7 @@ from plimsoll.cost.clock import LinearClock
 from plimsoll.serving.executors.simulated import InstanceSpec, SimulatedExecutor
 from plimsoll.serving.policies import (
     ChunkedPrefillPolicy,
+    NanoPolicy,
     OrcaPolicy,
     PrefillFirstPolicy,
     SplitFusePolicy,
@@ -28,6 +29,8 @@ POLICIES = {
     "prefill-first-swap": PrefillFirstPolicy(max_batched_tokens=2048, preempt="swap"),
     "orca": OrcaPolicy(),
     "splitfuse": SplitFusePolicy(token_budget=512),
+    "nano": NanoPolicy(token_budget=512, mean_output_tokens=60),
+    "nano-ahead": NanoPolicy(token_budget=512, mean_output_tokens=20, ahead=True),
 }
 
 

@@ -19,6 +19,8 @@ from plimsoll.spec.plan import (
     Pool,
     PrefillFirst,
     PrefixAffineRouter,
+    PrefixGroups,
+    Scaling,
     ServingPlan,
     SplitFuse,
 )
@@ -94,6 +96,22 @@ CASES = {
     "loans on an engine without": (
         replace(plan(router=KvPoolRouter()), engine="plimsoll"),
         "not measured for engine plimsoll",
+    ),
+    "a batch and a router": (
+        plan(replace(POOL, policy=PrefixGroups()), router=FreenessRouter()),
+        "deals the batch itself",
+    ),
+    "a batch and pools of another kind": (
+        plan(replace(POOL, policy=PrefixGroups()), POOL),
+        "the same in every pool",
+    ),
+    "a batch without a cache": (
+        plan(replace(POOL, policy=PrefixGroups(), prefix_caching=False)),
+        "a pool keeps none",
+    ),
+    "a batch and replicas that come and go": (
+        replace(plan(replace(POOL, policy=PrefixGroups())), scaling=Scaling()),
+        "leave scaling out",
     ),
     "affinity without a cache": (
         plan(replace(POOL, prefix_caching=False), router=PrefixAffineRouter()),

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plimsoll.serving.executors.simulated import Fault
+from plimsoll.serving.group_dealing import deal_groups
 from plimsoll.serving.group_plan import PrefixGroup, order_groups
 from plimsoll.serving.policies import ChunkedPrefillPolicy, GroupPolicy
 from plimsoll.serving.policies.kv_forecast import peak_blocks
@@ -298,8 +299,8 @@ def test_bad_settings_are_named():
         GroupPolicy(plan=plan, token_budget=0)
     with pytest.raises(SpecError, match="kv_fraction is 1.5"):
         GroupPolicy(plan=plan, kv_fraction=1.5)
-    with pytest.raises(SpecError, match="one instance, this run has 2"):
-        executor(GroupPolicy(plan=plan), replicas=2).run(load)
+    with pytest.raises(SpecError, match="dealt to 0 instances"):
+        deal_groups(plan, 0)
 
 
 class Scripted:

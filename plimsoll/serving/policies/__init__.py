@@ -2,6 +2,7 @@
 
 from plimsoll.serving.policies.chunked_prefill import ChunkedPrefillPolicy
 from plimsoll.serving.policies.fairswap import FairSwapPolicy
+from plimsoll.serving.policies.nano import NanoPolicy
 from plimsoll.serving.policies.orca import OrcaPolicy
 from plimsoll.serving.policies.prefill_first import PrefillFirstPolicy
 from plimsoll.serving.policies.prefix_groups import GroupPolicy
@@ -12,6 +13,7 @@ __all__ = [
     "ChunkedPrefillPolicy",
     "FairSwapPolicy",
     "GroupPolicy",
+    "NanoPolicy",
     "OrcaPolicy",
     "PrefillFirstPolicy",
     "SplitFusePolicy",
@@ -20,10 +22,12 @@ __all__ = [
 POLICIES: dict[str, type] = {
     "chunked-prefill": ChunkedPrefillPolicy,
     "fairswap": FairSwapPolicy,
+    "nano": NanoPolicy,
     "orca": OrcaPolicy,
     "prefill-first": PrefillFirstPolicy,
+    "prefix-groups": GroupPolicy,
     "splitfuse": SplitFusePolicy,
 }
-"""By the ``kind`` of a plan's policy; fields of the config that the class has are its arguments,
-those of ``fairswap`` that it has not say how a replica swaps. ``GroupPolicy``
-is not among them: it needs the plan of a batch, which no plan of a deployment holds."""
+"""By the ``kind`` of a plan's policy; fields of the config that the class has are its arguments.
+Those of ``fairswap`` that it has not say how a replica swaps; ``prefix-groups`` needs the batch too
+(``simulate.batch_groups``)."""

@@ -39,14 +39,15 @@ class GroupProgress:
     num_arrived: int = 0
     """Requests below this number have arrived."""
 
-    def is_over(self, group: int, plan: GroupPlan, view: View) -> bool:
-        """Whether every member has started or is gone; notes how far it is."""
+    def is_over(self, group: int, plan: GroupPlan, view: View, inst: InstView) -> bool:
+        """Whether every member has started, is gone or went elsewhere; notes how far it is."""
         members = plan.groups[group].members
         at = self.started.get(group, 0)
         while at < len(members):
             member = members[at]
             if view.has(member):
-                if view.request(member).phase is Phase.WAITING:
+                request = view.request(member)
+                if request.phase is Phase.WAITING and request.instance in (-1, inst.id):
                     break
             elif member >= self.num_arrived:
                 break

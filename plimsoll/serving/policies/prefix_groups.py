@@ -30,11 +30,11 @@ class GroupPolicy:
 
     ``kv_fraction`` of memory may be filled as predicted. ``unpin`` "never" keeps every prefix that
     was pinned, to show what that costs. Requests that are not in the plan go last.
-    ``shared_attention``: for the simulation of an engine with such a kernel; ours has none.
+    ``shared_attention``: for the simulation of an engine that reads so. Of several instances each
+    has a policy with its own part of the plan.
 
     Raises:
-        SpecError: the budget is below 1 or the fraction outside 0 to 1; in ``step``, if there is
-            more than one instance.
+        SpecError: the budget is below 1 or the fraction outside 0 to 1.
     """
 
     plan: GroupPlan
@@ -55,12 +55,7 @@ class GroupPolicy:
 
     def step(self, view: View, inst: InstView, slot: int) -> Step:
         """All decodes, then chunks in the order of the plan."""
-        if len(view.instances) > 1:
-            raise SpecError(
-                f"a group plan runs on one instance, this run has {len(view.instances)}; plan each "
-                "instance's part of the batch on its own"
-            )
-        progress = view.mem.setdefault("groups", GroupProgress())
+        progress = view.mem.setdefault(f"groups of {inst.id}", GroupProgress())
         assert isinstance(progress, GroupProgress)
         pool = inst.pool
         num_decodes = inst.num_decoding(slot)
@@ -135,16 +130,16 @@ class GroupPolicy:
         for group, request in list(progress.pins.items()):
             if not pool.is_pinned(request):
                 del progress.pins[group]  # lost with the instance
-            elif self.unpin == "when-started" and progress.is_over(group, self.plan, view):
+            elif self.unpin == "when-started" and progress.is_over(group, self.plan, view, inst):
                 del progress.pins[group]
                 actions.append(Unpin(request))
         groups = self.plan.groups
-        while progress.at < len(groups) and progress.is_over(progress.at, self.plan, view):
+        while progress.at < len(groups) and progress.is_over(progress.at, self.plan, view, inst):
             progress.started.pop(progress.at)
             progress.leader.pop(progress.at, None)
             progress.at += 1
         for group in list(progress.leader):
-            if progress.is_over(group, self.plan, view):
+            if progress.is_over(group, self.plan, view, inst):
                 del progress.leader[group]
                 continue
             prefix = groups[group].prefix_tokens

@@ -1,6 +1,7 @@
 """Cluster policies: which instance a request goes to. One file a policy."""
 
 from plimsoll.serving.routers.autoscaled import AutoscaledPolicy
+from plimsoll.serving.routers.dealt import DealtPolicy
 from plimsoll.serving.routers.disagg import DisaggPolicy
 from plimsoll.serving.routers.freeness import FreenessPolicy
 from plimsoll.serving.routers.least_demand import LeastDemandPolicy
@@ -12,6 +13,7 @@ from plimsoll.serving.routers.round_robin import RoundRobinPolicy
 __all__ = [
     "ROUTERS",
     "AutoscaledPolicy",
+    "DealtPolicy",
     "DisaggPolicy",
     "FreenessPolicy",
     "KvPoolPolicy",

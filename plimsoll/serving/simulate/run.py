@@ -16,6 +16,9 @@ from plimsoll.cost.host import engine_profile
 from plimsoll.cost.kv import kv_bytes_per_token
 from plimsoll.cost.measured_clock import MeasuredClock, measured_clock
 from plimsoll.cost.memory import KvCapacity, kv_capacity
+from plimsoll.cost.overlap_clock import OverlapClock
+from plimsoll.cost.overlap_curves import overlap_curves
+from plimsoll.cost.overlap_layer import ModelLayer
 from plimsoll.cost.saturation import saturation_tokens
 from plimsoll.cost.step import ReplicaClock, replica_clock
 from plimsoll.serving.conflicts import check_policies
@@ -23,6 +26,7 @@ from plimsoll.serving.executors.simulated import Fault, InstanceSpec, SimulatedE
 from plimsoll.serving.policies import POLICIES
 from plimsoll.serving.policy import ClusterPolicy, StepPolicy
 from plimsoll.serving.routers import ROUTERS, AutoscaledPolicy
+from plimsoll.serving.simulate.batch_groups import NeedsBatch, grouped
 from plimsoll.serving.simulate.lending import lending_of
 from plimsoll.serving.simulate.placement import Seat, seats
 from plimsoll.serving.simulate.swapping import swap_spec
@@ -34,9 +38,11 @@ from plimsoll.spec.plan import (
     ChunkedPrefill,
     DisaggRouter,
     FairSwap,
+    Nano,
     OrcaConfig,
     Pool,
     PrefillFirst,
+    PrefixGroups,
     RouterConfig,
     Scaling,
     ServingPlan,
@@ -82,9 +88,11 @@ def simulate_plan(
     """
     instances, origins, transfer_s, kv_token_bytes = build(plan, model, fleet)
     clocks = [spec.clock for spec in instances]
+    dealt = grouped(plan, instances, workload)
+    instances, router = dealt or (instances, router_for(plan.router, plan.scaling))
     executor = SimulatedExecutor(
         instances,
-        router_for(plan.router, plan.scaling),
+        router,
         transfer_s=transfer_s,
         lending=lending_of(plan, model, seats(plan, fleet), clocks),
         reach_s=reach_s(plan, model, fleet),
@@ -116,6 +124,7 @@ def build(
     capacities: dict[tuple[Pool, str], KvCapacity] = {}
     instances: list[InstanceSpec] = []
     clock_of: list[ReplicaClock | MeasuredClock] = []
+    stepping: dict[tuple[Pool, str, int], StepClock] = {}
     max_len = plan.max_model_len or model.max_context
     token_bytes = kv_bytes_per_token(model, plan.kv_dtype or model.quantization.kv_cache)
     for seat in placed:
@@ -123,6 +132,7 @@ def build(
         key = (pool, seat.device.name, seat.devices_per_node)
         if key not in clocks:
             clocks[key] = _clock(plan, model, seat)
+            stepping[key] = _stepping(pool, clocks[key])
             capacities[key[:2]] = _capacity(plan, model, seat, max_len)
         clock = clocks[key]
         capacity = capacities[key[:2]]
@@ -140,7 +150,7 @@ def build(
         instances.append(
             InstanceSpec(
                 role=pool.role,
-                clock=clock,
+                clock=stepping[key],
                 policy=policy_for(pool, clock),
                 num_blocks=capacity.num_blocks,
                 block_tokens=capacity.block_tokens,
@@ -186,6 +196,19 @@ def _clock(plan: ServingPlan, model: ModelSpec, seat: Seat) -> ReplicaClock | Me
     )
 
 
+def _stepping(pool: Pool, clock: ReplicaClock | MeasuredClock) -> StepClock:
+    """The clock that steps of a pool run on: shorter where its policy overlaps operators."""
+    if not isinstance(pool.policy, Nano) or pool.policy.overlap is None:
+        return clock
+    if isinstance(clock, MeasuredClock):
+        raise UnsupportedError(
+            "plan: policy.overlap on a measured clock, whose steps are not told apart by operator; "
+            "set it to null"
+        )
+    layer = ModelLayer(clock.setting)
+    return OverlapClock(clock, layer, pool.policy.overlap, overlap_curves())
+
+
 def reach_s(plan: ServingPlan, model: ModelSpec, fleet: Fleet) -> Callable[[int], float] | None:
     """Seconds from a request's arrival to the scheduler, by prompt tokens; None for no time.
 
@@ -210,7 +233,7 @@ def reach_s(plan: ServingPlan, model: ModelSpec, fleet: Fleet) -> Callable[[int]
 def batched_tokens(pool: Pool, max_model_len: int) -> int:
     """The most tokens one step of the pool's policy can run, which sizes activations."""
     policy = pool.policy
-    if isinstance(policy, ChunkedPrefill | FairSwap):
+    if isinstance(policy, ChunkedPrefill | FairSwap | Nano | PrefixGroups):
         return policy.token_budget
     if isinstance(policy, PrefillFirst):
         return policy.max_batched_tokens
@@ -247,7 +270,9 @@ def scaled(instances: Sequence[InstanceSpec], plan: ServingPlan) -> list[Instanc
 def policy_for(pool: Pool, clock: StepClock) -> StepPolicy:
     """The step policy a pool describes; budgets left open come from the clock."""
     config = pool.policy
-    options = {k: v for k, v in asdict(config).items() if k != "kind"}
+    if isinstance(config, PrefixGroups):
+        return NeedsBatch()
+    options = {k: v for k, v in asdict(config).items() if k not in ("kind", "overlap")}
     if isinstance(config, SplitFuse) and config.token_budget == 0:
         options["token_budget"] = saturation_tokens(clock, most=_MOST_SPLITFUSE_TOKENS)
     kind = POLICIES[config.kind]

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from plimsoll.planning.prefix_groups import plan_groups
 from plimsoll.serving.executors.torch.replay import replay
 from plimsoll.serving.generation import SamplingParams
+from plimsoll.serving.plan_groups import plan_groups
 from plimsoll.serving.policies import ChunkedPrefillPolicy, GroupPolicy
 from tests.serving.torch_executor.tiny_llama import (
     VOCABULARY,

@@ -8,6 +8,7 @@ import pytest
 from plimsoll.serving.executors.torch.replay import replay
 from plimsoll.serving.policies import (
     ChunkedPrefillPolicy,
+    NanoPolicy,
     OrcaPolicy,
     PrefillFirstPolicy,
     SplitFusePolicy,
@@ -34,6 +35,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (PrefillFirstPolicy(preempt="swap"), 60, {"host_blocks": 80}),
         (SplitFusePolicy(token_budget=128), 400, {}),
         (OrcaPolicy(), 400, {}),
+        (NanoPolicy(token_budget=64, mean_output_tokens=6), 60, {"host_blocks": 80}),
+        (NanoPolicy(token_budget=64, mean_output_tokens=30, ahead=True), 60, {}),
     ],
     ids=str,
 )

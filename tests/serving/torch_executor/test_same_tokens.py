@@ -11,6 +11,7 @@ from plimsoll.models.loading import load, save
 from plimsoll.serving.generation import SamplingParams
 from plimsoll.serving.policies import (
     ChunkedPrefillPolicy,
+    NanoPolicy,
     OrcaPolicy,
     PrefillFirstPolicy,
     SplitFusePolicy,
@@ -72,6 +73,7 @@ def test_alone_is_what_a_whole_pass_says(folder: Path, alone: list[list[int]]) -
         (SplitFusePolicy(token_budget=64), 3000, {}),
         (SplitFusePolicy(token_budget=512), 3000, {}),
         (OrcaPolicy(), 300, {}),
+        (NanoPolicy(token_budget=64, mean_output_tokens=5), 50, {"host_blocks": 60}),
         (PrefillFirstPolicy(), 3000, {}),
         (PrefillFirstPolicy(), 60, {}),
         (ChunkedPrefillPolicy(token_budget=64), 50, {}),

@@ -103,6 +103,7 @@ def open_run(
     tokenizer: str = "",
     link_bytes_per_s: float = float("inf"),
     copy_bytes_per_s: float = float("inf"),
+    shared_attention: bool = False,
 ) -> LiveRun:
     """A started run in threads, that checks its books at every turn."""
 
@@ -116,6 +117,7 @@ def open_run(
             host_bytes=host_bytes,
             tokenizer=tokenizer,
             copy_bytes_per_s=copy_bytes_per_s,
+            shared_attention=shared_attention,
         )
         return LocalWorker(make_runner(setup), answer)  # type: ignore[arg-type]
 

@@ -5,7 +5,7 @@ plan is refused before anything starts.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ from plimsoll.serving.executors.torch.worker import (
     WorkerSetup,
     make_runner,
 )
+from plimsoll.serving.policy import ClusterPolicy, StepPolicy
+from plimsoll.serving.simulate.batch_groups import NeedsBatch
 from plimsoll.serving.simulate.run import batched_tokens, policy_for, router_for, scaled
 from plimsoll.serving.simulate.swapping import swap_spec
 from plimsoll.spec.errors import SpecError, UnsupportedError
@@ -118,6 +120,8 @@ def instance_specs(
                 "plan: steps are formed ahead on replicas of one device only, since other ranks do "
                 "not hear the tokens drawn; set the policy's ahead to false"
             )
+        if getattr(pool.policy, "overlap", None) is not None:
+            _check_overlap(pool.parallel)
         token_bytes = _token_bytes(facts, pool.parallel)
         blocks = int(kv_bytes // (token_bytes * pool.block_tokens))
         if blocks < 2:
@@ -160,6 +164,16 @@ def instance_specs(
         )
         found += [spec] * pool.replicas
     return scaled(found, plan)
+
+
+def _check_overlap(parallel: Parallel) -> None:
+    """What is overlapped here are the collectives of tensor parallel ranks with arithmetic."""
+    if parallel.tp == 1 or parallel.pp > 1:
+        raise UnsupportedError(
+            f"plan: policy.overlap with tp = {parallel.tp} and pp = {parallel.pp}; this engine "
+            "overlaps the sums of tensor parallel ranks with arithmetic, nothing else; set it to "
+            "null, or use tp above 1 and pp = 1"
+        )
 
 
 def _token_bytes(facts: ModelFacts, parallel: Parallel) -> int:
@@ -214,10 +228,23 @@ def deploy(
     keep: bool = False,
     check_books: bool = False,
     seed: int = 0,
+    batch: tuple[Sequence[StepPolicy], ClusterPolicy] | None = None,
+    shared_attention: bool = False,
 ) -> LiveRun:
     """A run that is not started yet. ``processes`` puts each replica into a process of its own;
-    without, all run in threads of this one."""
+    without, all run in threads of this one. ``batch``: policies, one a replica, and the router of
+    a batch that is known ahead, in place of the plan's. ``shared_attention``: decodes read a prefix
+    that they share once."""
     specs = instance_specs(plan, facts, kv_bytes=kv_bytes, clock=clock)
+    router = router_for(plan.router, plan.scaling)
+    if batch is not None:
+        policies, router = batch
+        specs = [replace(s, policy=own) for s, own in zip(specs, policies, strict=True)]
+    if any(isinstance(spec.policy, NeedsBatch) for spec in specs):
+        raise UnsupportedError(
+            "plan: policy prefix-groups needs a batch that is known ahead; run `plimsoll batch`, "
+            "or serve with another policy"
+        )
     setup = WorkerSetup(
         folder=facts.folder,
         num_blocks=0,
@@ -228,9 +255,13 @@ def deploy(
         max_length=specs[0].max_model_len,
         eos_ids=facts.eos_ids,
         tokenizer=tokenizer,
+        shared_attention=shared_attention,
     )
 
     cuts = [pool.parallel for pool in plan.pools for _ in range(pool.replicas)]
+    overlaps = [
+        getattr(pool.policy, "overlap", None) for pool in plan.pools for _ in range(pool.replicas)
+    ]
     if any(cut.num_devices > 1 for cut in cuts) and not processes:
         raise UnsupportedError("plan: tp and pp above 1 need a process for each rank")
 
@@ -242,6 +273,7 @@ def deploy(
             setup,
             num_blocks=spec.num_blocks,
             block_tokens=spec.block_tokens,
+            overlap=overlaps[index],
             disk_folder=disk_folder and disk_folder / f"worker-{index}",
         )
         if cut.num_devices > 1:
@@ -260,7 +292,7 @@ def deploy(
 
     return LiveRun(
         specs,
-        router_for(plan.router, plan.scaling),
+        router,
         start,
         eos_ids=facts.eos_ids,
         seed=seed,

@@ -54,6 +54,8 @@ class KvStore:
             )
         self.states: dict[int, dict[int, States]] = {}
         self._scratch: dict[str, Tensor] = {}
+        self.read_bytes = 0
+        """Bytes that ``gather`` has copied for attention."""
         self._swapped: dict[int, Payload | Path] = {}
         self._host_left = host_bytes
         self._disk = disk_folder
@@ -96,6 +98,7 @@ class KvStore:
             self._scratch[name] = buffer
         out = buffer[:size].view(len(pairs), flat.shape[1])
         torch.index_select(flat, 0, pairs, out=out)
+        self.read_bytes += size * pages.element_size()
         return out.view(len(pairs), pages.shape[2], pages.shape[3])
 
     def copy_out(self, request: int, blocks: Sequence[int], num_tokens: int) -> Payload:

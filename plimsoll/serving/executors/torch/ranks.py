@@ -34,7 +34,10 @@ from plimsoll.serving.executors.torch.messages import (
     Import,
     Ready,
     StepDone,
+    Work,
 )
+from plimsoll.serving.executors.torch.overlapped_layers import OverlappedLayers, asynchronous_sum
+from plimsoll.serving.executors.torch.paged_context import PagedContext
 from plimsoll.serving.executors.torch.runner import Runner
 from plimsoll.serving.executors.torch.worker import WorkerSetup, make_runner, work_through
 from plimsoll.spec.errors import ExecutionError
@@ -50,7 +53,10 @@ class RankRunner(Runner):
 
     shard = Shard()
     hidden_size = 0
+    overlapped: OverlappedLayers | None = None
+    """The layers as an overlap plan runs them; None: one by one."""
     _sent: Any = None
+    _work: Sequence[Work] = ()
 
     @property
     def draws(self) -> bool:
@@ -63,7 +69,8 @@ class RankRunner(Runner):
             self._apply(effect)
         return {}
 
-    def _logits(self, work: Sequence[Any]) -> Tensor | None:
+    def _logits(self, work: Sequence[Work]) -> Tensor | None:
+        self._work = work
         logits = super()._logits(work)
         return logits if self.draws else None
 
@@ -77,6 +84,8 @@ class RankRunner(Runner):
             size = (len(tokens_T), self.hidden_size)
             hidden_TC = torch.empty(size, dtype=self.store.dtype, device=self.store.device)
             distributed.recv(hidden_TC, rank - shard.tp)
+        if self.overlapped is not None and isinstance(context, PagedContext):
+            return model.finish(self.overlapped(hidden_TC, positions_T, self.store, self._work))
         for index in model.kv_shapes:
             hidden_TC = model.layers[index](hidden_TC, positions_T, context)
         if shard.is_last:
@@ -233,6 +242,10 @@ def _join(setup: WorkerSetup, shard: Shard, meeting: str) -> RankRunner:
     )
     assert isinstance(runner, RankRunner)
     runner.shard = shard
+    if setup.overlap is not None:
+        layers = [runner.model.layers[index] for index in runner.model.kv_shapes]
+        reduce = asynchronous_sum(groups[shard.stage])
+        runner.overlapped = OverlappedLayers(layers, setup.overlap, reduce)
     runner.graphs = None
     runner.hidden_size = read_dimensions(text_config(runner.model.config)).hidden
     return runner

@@ -47,6 +47,7 @@ from plimsoll.serving.executors.torch.peers import Peers
 from plimsoll.serving.executors.torch.sampling.draw import draw
 from plimsoll.serving.executors.torch.sampling.grammar import Constraint, Grammars
 from plimsoll.serving.executors.torch.sampling.rows import History, Row, needs_history
+from plimsoll.serving.executors.torch.shared_prefix import SharedPrefixContext
 from plimsoll.serving.generation import SamplingParams, TokenLogprobs
 from plimsoll.spec.errors import PlimsollError
 
@@ -95,6 +96,8 @@ class Runner:
         self.peers: Peers | None = None
         """Workers that hold KV for this one, or it for them."""
         self._unread: Sequence[int] = ()
+        self.shared_attention = False
+        """Whether decodes read a prefix that they share once; captured graphs do not."""
 
     @property
     def lanes(self) -> CopyLanes:
@@ -178,7 +181,10 @@ class Runner:
             logits = self.graphs.logits(work)
             drawing = [i for i, w in enumerate(work) if w.draw >= 0]
             return logits if len(drawing) == len(work) else logits[drawing]
-        context = PagedContext(self.store, work, self.peers)
+        if self.shared_attention:
+            context: PagedContext = SharedPrefixContext(self.store, work)
+        else:
+            context = PagedContext(self.store, work, self.peers)
         device = self.store.device
         tokens = torch.tensor([t for w in work for t in w.tokens], device=device)
         positions = torch.cat([torch.arange(w.start, w.start + len(w.tokens)) for w in work])

@@ -41,6 +41,7 @@ from plimsoll.serving.executors.torch.peers import Meeting, Peers
 from plimsoll.serving.executors.torch.runner import Runner
 from plimsoll.serving.executors.torch.sampling.grammar import Grammars
 from plimsoll.spec.errors import PlimsollError
+from plimsoll.spec.overlap import OverlapPlan
 
 __all__ = ["LocalWorker", "ProcessWorker", "WorkerSetup", "make_runner", "work_through"]
 
@@ -70,6 +71,10 @@ class WorkerSetup:
     disk_folder: Path | None = None
     copy_bytes_per_s: float = float("inf")
     meeting: Meeting | None = None
+    overlap: OverlapPlan | None = None
+    """How ranks of a group overlap their layers; None: operators one by one."""
+    shared_attention: bool = False
+    """Decodes read a prefix that they share once a step."""
 
 
 def make_runner(
@@ -106,6 +111,9 @@ def make_runner(
     runner.copy_bytes_per_s = setup.copy_bytes_per_s
     if setup.meeting is not None:
         runner.peers = Peers(setup.meeting, store)
+    runner.shared_attention = setup.shared_attention
+    if setup.shared_attention:
+        runner.graphs = None
     return runner
 
 

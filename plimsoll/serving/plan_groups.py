@@ -10,9 +10,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from plimsoll.planning.one_level import one_level_exact
-from plimsoll.planning.prefix_tree import PrefixTree
 from plimsoll.serving.group_plan import GroupPlan, order_groups
+from plimsoll.serving.one_level import one_level_exact
+from plimsoll.serving.prefix_tree import PrefixTree
 
 __all__ = ["plan_groups"]
 

@@ -18,8 +18,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from plimsoll.planning.prefix_tree import PrefixTree
 from plimsoll.serving.group_plan import PrefixGroup
+from plimsoll.serving.prefix_tree import PrefixTree
 from plimsoll.spec.errors import SpecError
 
 __all__ = ["computed_tokens", "one_level_exact", "one_level_greedy", "saved_tokens"]

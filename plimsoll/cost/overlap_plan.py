@@ -1,27 +1,23 @@
-"""A plan of overlap: which pieces of which operators run when, and with what share.
+"""How a plan of overlap unrolls into layers, and how long it takes.
 
-One *window* of the plan is one layer's worth of work: every piece once, in the order each lane
-runs them. A piece may be *ahead*: in a window it then works for the next layer, so that one part
-of the batch is in its attention while another is still in the feed-forward of the layer before.
-Windows repeat; the first holds only what is ahead, the last only what is not.
 Two pieces depend on each other only if their operators do and their token ranges meet.
 Source: arXiv 2408.12757.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, NamedTuple
+from dataclasses import replace
+from typing import NamedTuple
 
-from plimsoll.cost.overlap import NanoOp, simulate_overlap
+from plimsoll.cost.overlap import NanoOp, OverlapRun, simulate_overlap
 from plimsoll.cost.overlap_profile import Curves, Dependency, OpProfile, check_operators
 from plimsoll.spec.errors import SpecError
-from plimsoll.spec.io import PLAIN
+from plimsoll.spec.overlap import NanoPiece, OverlapPlan
 
 __all__ = [
-    "NanoPiece",
-    "OverlapPlan",
+    "SAMPLE_LAYERS",
     "Unrolled",
     "check_pieces",
+    "extrapolated_s",
     "hand_made_plan",
     "in_turn_s",
     "iteration_s",
@@ -31,52 +27,8 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NanoPiece:
-    """``operator`` on the tokens from ``first_token`` up to, not including, ``end_token``.
-
-    ``share`` of the device it asks for: memory and network pieces get it, compute pieces ask for
-    all and get what those leave. ``ahead`` 1: it works for the next layer.
-    """
-
-    __pydantic_config__: ClassVar = PLAIN
-    operator: str
-    first_token: int
-    end_token: int
-    share: float = 1.0
-    ahead: int = 0
-
-    def meets(self, other: "NanoPiece") -> bool:
-        """Whether the token ranges have a token in common."""
-        return self.first_token < other.end_token and other.first_token < self.end_token
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OverlapPlan:
-    """Pieces in the order of a window, and what they come to.
-
-    ``iteration_s``: all ``layers``; ``sequential_s``: the same operators uncut, one by one.
-    ``warnings`` say where the search stopped short.
-    """
-
-    __pydantic_config__: ClassVar = PLAIN
-    format_version: Literal[1] = 1
-    batch_tokens: int
-    layers: int
-    pieces: tuple[NanoPiece, ...]
-    iteration_s: float
-    sequential_s: float
-    warnings: tuple[str, ...] = ()
-
-    @property
-    def speedup(self) -> float:
-        """Time one by one over time overlapped."""
-        return self.sequential_s / self.iteration_s
-
-    @property
-    def tokens_per_s(self) -> float:
-        """Tokens of the dense batch, prompts included, over the time of an iteration."""
-        return self.batch_tokens / self.iteration_s
+SAMPLE_LAYERS = 6
+"""Layers to simulate where the rest is extrapolated."""
 
 
 class Unrolled(NamedTuple):
@@ -154,6 +106,18 @@ def iteration_s(
     check_pieces(pieces, operators)
     unrolled = unroll(pieces, operators, dependencies, layers=layers)
     return simulate_overlap(unrolled.operations, curves).makespan_s
+
+
+def extrapolated_s(unrolled: Unrolled, run: OverlapRun, *, layers: int) -> float:
+    """Seconds of all layers from a run of ``SAMPLE_LAYERS``, or of all if they are fewer: the rest
+    goes at the pace of the middle ones."""
+    if layers <= SAMPLE_LAYERS:
+        return run.makespan_s
+    ends = [0.0] * (max(unrolled.layer) + 1)
+    for layer, end_s in zip(unrolled.layer, run.end_s, strict=True):
+        ends[layer] = max(ends[layer], end_s)
+    pace_s = (ends[SAMPLE_LAYERS - 2] - ends[SAMPLE_LAYERS - 4]) / 2
+    return run.makespan_s + (layers - SAMPLE_LAYERS) * pace_s
 
 
 def sequential_s(operators: Sequence[OpProfile], *, layers: int) -> float:

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plimsoll.planning.one_level import (
+from plimsoll.serving.one_level import (
     computed_tokens,
     one_level_exact,
     one_level_greedy,
     saved_tokens,
 )
-from plimsoll.planning.prefix_groups import plan_groups
-from plimsoll.planning.prefix_tree import PrefixTree
+from plimsoll.serving.plan_groups import plan_groups
+from plimsoll.serving.prefix_tree import PrefixTree
 from plimsoll.spec.errors import InfeasibleError, SpecError
 
 PROMPTS = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=8), min_size=1, max_size=20)

@@ -6,6 +6,7 @@ from plimsoll.catalog.blockllm import SYSTEM as BLOCKLLM
 from plimsoll.catalog.burstgpt import SYSTEM as BURSTGPT
 from plimsoll.catalog.contract import System
 from plimsoll.catalog.distserve import SYSTEM as DISTSERVE
+from plimsoll.catalog.farseer import SYSTEM as FARSEER
 from plimsoll.catalog.fastgen import SYSTEM as FASTGEN
 from plimsoll.catalog.fastswitch import SYSTEM as FASTSWITCH
 from plimsoll.catalog.fidelity import SYSTEM as FIDELITY
@@ -31,6 +32,7 @@ SYSTEMS: dict[str, System] = {
         INFINITE_LLM,
         LONG_CONTEXT_PEAK,
         NANOFLOW,
+        FARSEER,
     )
 }
 """By id, in the order they are shown."""

@@ -228,27 +228,29 @@ class KvPoolPolicy:
             return 0
         return 2 * reserve - room
 
-    def _borrow(
-        self, view: View, state: _State, inst: InstView, missing: int, *, reserve: bool = True
-    ) -> list[Action]:
+    def _borrow(self, view: View, state: _State, inst: InstView, missing: int) -> list[Action]:
         """Have the longest requests' oldest blocks held by others, ``missing`` in all."""
         found: list[Action] = []
-        for request in sorted(_running(inst), key=lambda r: (-inst.lendable(r), r.id)):
-            have = inst.lendable(request) - _on_the_way(state, request.id, inst.id)
+        heard = state.ledger.candidates(inst.id, now_s=view.now_s)
+        spare = {c.instance: self._spare(view.instances[c.instance], c) for c in heard}
+        sizes = sorted(((-inst.lendable(r), r.id, r) for r in _running(inst)), key=_first_two)
+        for size, _, request in sizes:
             long = _is_long(inst, request)
-            for candidate in state.ledger.candidates(inst.id, now_s=view.now_s):
-                creditor = view.instances[candidate.instance]
-                most = candidate.free_blocks if long else self._spare(creditor, candidate)
-                blocks = min(missing, have, most)
-                if blocks < (1 if long else min(_LEAST_BLOCKS, missing)):
+            least = 1 if long else min(_LEAST_BLOCKS, missing)
+            have = -size - _on_the_way(state, request.id, inst.id)
+            for candidate in heard:
+                i = candidate.instance
+                blocks = min(missing, have, candidate.free_blocks if long else spare[i])
+                if blocks < least:
                     continue
-                if len(found) >= self.most_tries or blocks <= 0:
-                    break
-                found.append(
-                    self._ask(state, Lend(request.id, blocks, inst.id, candidate.instance))
-                )
+                if len(found) >= self.most_tries:
+                    return found
+                found.append(self._ask(state, Lend(request.id, blocks, inst.id, i)))
                 missing, have = missing - blocks, have - blocks
-            if missing <= 0 or len(found) >= self.most_tries:
+                spare[i] -= blocks
+                if missing <= 0:
+                    return found
+            if -size < least:
                 break
         return found
 
@@ -433,6 +435,10 @@ def _members(view: View) -> list[InstView]:
 def _running(inst: InstView) -> Iterator[ReqView]:
     yield from inst.decoding(0)
     yield from inst.prefilling(0)
+
+
+def _first_two(entry: tuple[int, int, ReqView]) -> tuple[int, int]:
+    return entry[:2]
 
 
 def _batch(inst: InstView) -> int:

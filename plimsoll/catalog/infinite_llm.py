@@ -1,8 +1,8 @@
 """Infinite-LLM: attention over KV that lies on several instances, and memory lent between them.
 
 Mechanism in ``models/dist_attention.py``, ``serving/kv/ledger.py`` and ``serving/kv/debts.py``,
-memory in ``cost/pooled_kv.py``. The two versions of the paper differ; claims are those of the
-first. Left out so far: several processes, and what lent blocks cost their creditors in time.
+memory in ``cost/pooled_kv.py``; ``infinite_llm_runs.py`` has the checks that serve requests. The
+two versions of the paper differ; claims are those of the first.
 Source: arXiv 2401.02669, first version.
 """
 
@@ -23,6 +23,7 @@ from plimsoll.catalog.contract import (
     Report,
     System,
 )
+from plimsoll.catalog.infinite_llm_runs import run_checks
 from plimsoll.cost.pooled_kv import PooledKv, pooled_kv
 from plimsoll.serving.kv.debts import DebtGraph
 from plimsoll.spec.errors import UnsupportedError
@@ -92,6 +93,15 @@ def _pool(name: str, num_devices: int, *, tp: int = 1, lent_fraction: float = 1.
         tp=tp,
         lent_fraction=lent_fraction,
     )
+
+
+def _pools(lent_fraction: float) -> list[PooledKv]:
+    return [
+        _pool(name, n, tp=tp, lent_fraction=lent_fraction)
+        for name, tp in _MODELS
+        for n in _DEVICES
+        if n >= tp
+    ]
 
 
 def _longest(lent_fraction: float) -> Compute:
@@ -298,6 +308,7 @@ _CHECKS = (
         slow=True,
         timed=True,
     ),
+    *run_checks(_pools),
 )
 
 SYSTEM = System(
@@ -315,14 +326,12 @@ SYSTEM = System(
         "serving/kv/ledger.py",
         "serving/kv/debts.py",
         "cost/pooled_kv.py",
+        "cost/query_exchange.py",
+        "serving/routers/pool.py",
+        "serving/executors/loans.py",
+        "serving/executors/lent_steps.py",
+        "serving/executors/torch/lent_context.py",
+        "serving/executors/torch/peers.py",
     ),
     checks=_CHECKS,
-    waiting=(
-        "Greedy tokens of four processes, each with a third of the KV that a request needs, equal "
-        "to one process: the real executor reads no lent blocks yet",
-        "Bytes a step, layer and remote part of real processes within 5 % of the formula",
-        "Longest context under the simulated executor: it has no lent blocks yet",
-        "Throughput with and without the pool, ledger against throughput mode, and static TP8: "
-        "the router of pooled memory does not exist yet",
-    ),
 )

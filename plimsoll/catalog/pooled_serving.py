@@ -42,12 +42,12 @@ from plimsoll.spec.workload import Workload
 __all__ = ["Served", "Way", "longest_blocks", "serve"]
 
 _MODEL, _DEVICE, _NUM = "llama-2-13b", "a100-sxm-40", 8
-_UNTIL_S = 300.0
+_UNTIL_S, _SHORT_UNTIL_S = 300.0, 100.0
 _SHORT, _LONG = (50, 500), (5000, 11500)
 _LONG_OUTPUT = (200, 1000)
 _BUDGET = 2048
 
-Way = Literal["none", "ledger", "throughput", "free creditors", "tp8"]
+Way = Literal["none", "ledger", "throughput", "nothing lent", "free creditors", "tp8"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,9 +60,9 @@ class Served:
 
 
 def _traffic(seed: int, long_share: float) -> Workload:
-    """Four requests a second, all-short ones 40: more than can be served."""
-    rate_per_s = 4.0 if long_share else 40.0
-    n = int(1.1 * rate_per_s * _UNTIL_S)
+    """Four requests a second, all-short ones 22: more than can be served."""
+    rate_per_s = 4.0 if long_share else 22.0
+    n = int(1.1 * rate_per_s * (_UNTIL_S if long_share else _SHORT_UNTIL_S))
     rng = stream(seed, "pooled serving")
     long = np.zeros(n, dtype=bool)
     long[rng.permutation(n)[: int(n * long_share)]] = True
@@ -92,6 +92,8 @@ def _plan(way: Way, guarded: bool) -> ServingPlan:
     router: LeastDemandRouter | KvPoolRouter = LeastDemandRouter()
     if way not in ("none", "tp8"):
         router = KvPoolRouter(mode="ledger" if way == "ledger" else "throughput")
+        if way == "nothing lent":
+            router = replace(router, lent_fraction=0.0)
     return ServingPlan(
         model=_MODEL,
         fleet=f"{_NUM}x{_DEVICE}",
@@ -116,10 +118,11 @@ def serve(way: Way, seed: int, *, long_share: float = 0.1, guarded: bool = False
     executor = SimulatedExecutor(
         specs, router_for(plan.router), transfer_s=transfer_s, lending=lending, seed=seed
     )
-    found = executor.run(work, until_s=_UNTIL_S).requests
+    until_s = _UNTIL_S if long_share else _SHORT_UNTIL_S
+    found = executor.run(work, until_s=until_s).requests
     ended = np.isfinite(found.finished_s)
     return Served(
-        tokens_per_s=float(found.output_tokens[ended].sum() / _UNTIL_S),
+        tokens_per_s=float(found.output_tokens[ended].sum() / until_s),
         num_long=int((ended & (work.prompt_tokens >= _LONG[0])).sum()),
         num_preempted=int(found.preemptions.sum()),
     )

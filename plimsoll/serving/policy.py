@@ -277,14 +277,15 @@ class Run:
 class Admit:
     """Send a request to an instance, for one stage of its life.
 
-    ``borrows``: it may be longer than the instance's memory; the policy sees to it that others
-    hold the rest. Without, such a request is turned away.
+    ``borrows``: the blocks it may take in all, more than the instance has; the policy sees to it
+    that others hold the rest. A request that takes more than that and the memory has is turned
+    away, or ends when it has grown so long.
     """
 
     request: int
     instance: int
     stage: Literal["all", "prefill", "decode"] = "all"
-    borrows: bool = False
+    borrows: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,7 @@ class Script:
 
     act: Callable[[Any, "Script"], Sequence[Any]]
     spread: int = 1
-    borrows: bool = False
+    borrows: int = 0
     tick_s: float = 0.05
     events: frozenset[type] = frozenset({Arrive, Join, Leave, MoveDone, Refused, Tick})
     done: list[tuple[float, MoveDone]] = field(default_factory=list)
@@ -323,11 +323,11 @@ def test_a_context_longer_than_an_instance_runs_with_what_others_lend() -> None:
                     found.append(Lend(request.id, blocks, 0, i))
         return found
 
-    script = Script(act, borrows=True, tick_s=0.01)
+    script = Script(act, borrows=300, tick_s=0.01)
     work = load([16 * 290 - 1], [1])
     record = run(script, work, num_instances=3, num_blocks=100)
     assert record.requests.status.tolist() == [0] and script.done
-    refusing = Script(act, borrows=False)
+    refusing = Script(act)
     assert run(refusing, work, num_instances=3, num_blocks=100).meta["rejected"]
 
 

@@ -465,7 +465,7 @@ class Coordinator(ABC):
         why = ""
         if tokens > inst.max_model_len:
             why = f"longer than the {inst.max_model_len:,}-token limit"
-        elif -(-tokens // pool.block_tokens) + pool.per_request > pool.total and not action.borrows:
+        elif -(-tokens // pool.block_tokens) + pool.per_request > max(pool.total, action.borrows):
             why = f"longer than the KV pool of {pool.total * pool.block_tokens:,} tokens"
         if why:
             self._turn_away(request, why)

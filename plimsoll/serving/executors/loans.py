@@ -178,7 +178,7 @@ class Loans:
         begun = sum(pool.blocks_for(r, r.pending) for r in inst._prefilling[0].values())
         if lend.target == request.instance:
             begun = 0
-        room = pool.free - pool.decode_blocks(0) - begun
+        room = pool.free - self._next_blocks(lend.target) - begun
         if lend.blocks > room:
             return f"instance {lend.target} has {max(room, 0)} blocks to spare"
         if lend.target == request.instance:
@@ -188,6 +188,12 @@ class Loans:
         if lend.blocks > pool.most_lent - pool.lent:
             return f"instance {lend.target} lends at most {pool.most_lent} blocks"
         return ""
+
+    def _next_blocks(self, index: int) -> int:
+        """What the step after the one under way takes for decodes."""
+        slot, pool = self._engines[index].slots[0], self._pool(index)
+        done = slot.accounted if slot.busy and slot.num_decodes else 0
+        return pool.blocks_of_steps(0, done, done + 1)
 
     # How it goes on
 

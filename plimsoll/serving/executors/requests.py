@@ -87,7 +87,7 @@ class SimRequest:
         self.worst_gap_s = 0.0
         self.join_tick = 0
         self.parked_at_s: float | None = None
-        self.borrows = False
+        self.borrows = 0
         self._computed = 0
         self._generated = 0
         self._offset = 0

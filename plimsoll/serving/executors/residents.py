@@ -299,7 +299,7 @@ class Residents:
         inst.outstanding_tokens += request.pending - before
         inst.waiting.appendleft(request)
         needed = -(-(request.pending + 1) // pool.block_tokens) + pool.per_request
-        if needed > pool.total and not request.borrows:
+        if needed > max(pool.total, request.borrows):
             self.detach(request)
             self.close(request, FAILED, now_s)
 

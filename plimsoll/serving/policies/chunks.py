@@ -86,4 +86,10 @@ def stuck(inst: InstView, slot: int) -> ReqView | None:
             return None
     eldest = senior(inst)
     holders = (*reversed(inst.prefilling(slot)), *reversed(inst.waiting))
-    return next((r for r in holders if r is not eldest and r.computed), None)
+    found = next((r for r in holders if r is not eldest and r.computed), None)
+    if (
+        found is None
+        or pool.blocks_freed(found) + pool.blocks_for(found, found.pending) > pool.total
+    ):
+        return None  # longer than this memory: others must hold part of it, or nothing helps
+    return found

@@ -12,7 +12,7 @@ Source: arXiv 2401.02669, first version (ledger, circles), second version (throu
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Literal
 
@@ -140,9 +140,10 @@ class KvPoolPolicy:
             needed = _blocks_of(view.instances[action.instance], request)
             members = _members(view)
             alone = max((inst.pool.total for inst in members), default=0)
+            most = _most_blocks(members) if members else 0
             if not members or needed <= alone:
-                found.append(action)
-            elif needed > (most := _most_blocks(members)):
+                found.append(replace(action, borrows=most))
+            elif needed > most:
                 found.append(Reject(request.id, _too_long(members[0], request, needed, most)))
             else:
                 state.held_back.append((request.id, view.now_s))
@@ -171,7 +172,7 @@ class KvPoolPolicy:
             return []
         state.held_back.pop(0)
         best = max(members, key=lambda inst: (inst.pool.free, -inst.id))
-        return [Admit(i, best.id, borrows=True)]
+        return [Admit(i, best.id, borrows=_most_blocks(members))]
 
     # Ticks
 
@@ -222,33 +223,38 @@ class KvPoolPolicy:
         """Blocks short for what runs, up to twice the reserve; 0 or less if nothing is."""
         pool, reserve = inst.pool, self._reserve(inst)
         started = sum(pool.blocks_for(r, r.pending) for r in inst.prefilling(0))
-        ahead = min(started, max(2 * reserve, 1)) if started else 0
-        room = pool.free + pool.leaving - ahead
+        if any(_is_long(inst, r) for r in inst.prefilling(0)):
+            return started - pool.free - pool.leaving
+        room = pool.free + pool.leaving - min(started, 2 * reserve)
         if not inst.num_running or room >= reserve:
             return 0
         return 2 * reserve - room
 
-    def _borrow(
-        self, view: View, state: _State, inst: InstView, missing: int, *, reserve: bool = True
-    ) -> list[Action]:
+    def _borrow(self, view: View, state: _State, inst: InstView, missing: int) -> list[Action]:
         """Have the longest requests' oldest blocks held by others, ``missing`` in all."""
         found: list[Action] = []
-        for request in sorted(_running(inst), key=lambda r: (-inst.lendable(r), r.id)):
-            have = inst.lendable(request) - _on_the_way(state, request.id, inst.id)
-            long = _is_long(inst, request)
-            for candidate in state.ledger.candidates(inst.id, now_s=view.now_s):
-                creditor = view.instances[candidate.instance]
-                most = candidate.free_blocks if long else self._spare(creditor, candidate)
-                blocks = min(missing, have, most)
-                if blocks < (1 if long else min(_LEAST_BLOCKS, missing)):
+        heard = state.ledger.candidates(inst.id, now_s=view.now_s)
+        spare = {c.instance: self._spare(view.instances[c.instance], c) for c in heard}
+        sizes = sorted(((-inst.lendable(r), r.id, r) for r in _running(inst)), key=_first_two)
+        for size, _, request in sizes:
+            there = sum(inst.pool.away.get(request.id, {}).values())
+            long = there - size >= inst.pool.total
+            long = long or (request.pending > 1 and _is_long(inst, request))
+            least = 1 if long else min(_LEAST_BLOCKS, missing)
+            have = -size - _on_the_way(state, request.id, inst.id)
+            for candidate in heard:
+                i = candidate.instance
+                blocks = min(missing, have, candidate.free_blocks if long else spare[i])
+                if blocks < least:
                     continue
-                if len(found) >= self.most_tries or blocks <= 0:
-                    break
-                found.append(
-                    self._ask(state, Lend(request.id, blocks, inst.id, candidate.instance))
-                )
+                if len(found) >= self.most_tries:
+                    return found
+                found.append(self._ask(state, Lend(request.id, blocks, inst.id, i)))
                 missing, have = missing - blocks, have - blocks
-            if missing <= 0 or len(found) >= self.most_tries:
+                spare[i] -= blocks
+                if missing <= 0:
+                    return found
+            if -size < least:
                 break
         return found
 
@@ -384,7 +390,7 @@ class KvPoolPolicy:
         self, view: View, state: _State, debtor: int, creditor: int, blocks: int
     ) -> Lend | None:
         inst = view.instances[debtor]
-        room = min(blocks, inst.pool.free - inst.pool.decode_blocks(0))
+        room = min(blocks, inst.pool.free - self._reserve(inst))
         for i, held in inst.pool.away.items():
             num = min(room, held.get(creditor, 0) - _on_the_way(state, i, creditor))
             if num > 0:
@@ -433,6 +439,10 @@ def _members(view: View) -> list[InstView]:
 def _running(inst: InstView) -> Iterator[ReqView]:
     yield from inst.decoding(0)
     yield from inst.prefilling(0)
+
+
+def _first_two(entry: tuple[int, int, ReqView]) -> tuple[int, int]:
+    return entry[:2]
 
 
 def _batch(inst: InstView) -> int:

@@ -383,7 +383,9 @@ class Residents:
             pool.take(pool.blocks_of_steps(slot.index, 0, 1))
             slot.accounted = 1
             for request in self.inst._decoding[slot.index].values():
-                pool.cover(request, request.computed + 1)
+                computed = request.computed
+                if computed % pool.block_tokens == 0:  # else its last block has room
+                    pool.cover(request, computed + 1)
         self.swaps.wait_for_blocks(now_s)
         return self.swaps.stall_s(now_s)
 

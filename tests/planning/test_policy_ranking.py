@@ -12,6 +12,7 @@ from plimsoll.spec.errors import InfeasibleError, SpecError
 from plimsoll.spec.plan import (
     ChunkedPrefill,
     DisaggRouter,
+    FairSwap,
     FreenessRouter,
     OrcaConfig,
     Parallel,
@@ -36,7 +37,8 @@ WORK = Workload(
 def capacity(plan: ServingPlan) -> float:
     """A world in which each policy carries a known rate."""
     policy = plan.pools[0].policy
-    rate = {ChunkedPrefill: 8.0, PrefillFirst: 6.0, OrcaConfig: 1.0, SplitFuse: 9.0}[type(policy)]
+    rates = {ChunkedPrefill: 8, PrefillFirst: 6, OrcaConfig: 1, SplitFuse: 9, FairSwap: 2}
+    rate = float(rates[type(policy)])
     if isinstance(plan.router, FreenessRouter):
         rate *= 1.25
     if isinstance(plan.router, DisaggRouter):
@@ -77,6 +79,7 @@ def test_the_order_is_that_of_the_world():
         "freeness": 10.0,
         "splitfuse": 9.0,
         "prefill-first": 6.0,
+        "fairswap": 2.0,
         "orca": 1.0,
     }
     for name, rate in expected.items():
@@ -114,9 +117,11 @@ def test_what_makes_no_sense_carries_the_reason():
     pipelined = replace(PLAN, pools=(replace(PLAN.pools[0], parallel=Parallel(pp=2)),))
     found = why_not(pipelined)
     assert "pipelines" in found["freeness"] and "in flight" in found["chunked-prefill, ahead"]
+    assert "pipeline" in found["fairswap"]
     apart = next(v for v in variants(PLAN, WORK) if v.name == "disaggregated").plans[0]
     found = why_not(apart)
     assert "hands over" in found["least-work"] and "disaggregated" not in found
+    assert "share a replica" in found["fairswap"]
     mixed = replace(PLAN, pools=(PLAN.pools[0], replace(PLAN.pools[0], block_tokens=32)))
     found = why_not(mixed)
     assert "block sizes" in found["freeness"] and "different kinds" in found["disaggregated"]
@@ -127,8 +132,10 @@ def test_all_variants_differ_from_the_plan_in_one_thing():
         for plan in variant.plans:
             if variant.kind == "step policy":
                 assert plan.router == PLAN.router
-                same = tuple(replace(pool, policy=PLAN.pools[0].policy) for pool in plan.pools)
-                assert same == PLAN.pools
+                own = PLAN.pools[0]
+                caching = variant.name != "fairswap" and own.prefix_caching
+                same = replace(own, policy=plan.pools[0].policy, prefix_caching=caching)
+                assert plan.pools == (same,)
             elif variant.kind == "router":
                 assert plan.pools == PLAN.pools
             else:

@@ -134,4 +134,4 @@ def test_nothing_reachable_from_a_view_holds_a_true_length():
     assert set(prompts.astype(float)) <= numbers, "the walk does see requests"
     hidden = {*outputs, *(prompts + outputs), *(prompts + outputs - 1), *(outputs - 1)}
     assert not numbers & {float(x) for x in hidden}
-    assert set(KINDS) == {"chunked-prefill", "orca", "prefill-first", "splitfuse"}
+    assert set(KINDS) == {"chunked-prefill", "fairswap", "orca", "prefill-first", "splitfuse"}

@@ -1,8 +1,9 @@
 """The plans that differ from a given one by one policy, and the reasons why some make no sense.
 
 Step policies and routers are varied one at a time, everything else stays: model, devices, cuts,
-limits. Disaggregation splits the same replicas into prefill and decode pools. A variant that
-cannot run, or cannot differ, carries the reason instead of a plan.
+limits; only fairswap keeps no prefixes, since its copies are of one owner's blocks. Disaggregation
+splits the same replicas into prefill and decode pools. A variant that cannot run, or cannot differ,
+carries the reason instead of a plan.
 """
 
 from collections.abc import Iterator

@@ -80,6 +80,7 @@ def test_the_order_is_that_of_the_world():
         "freeness": 10.0,
         "splitfuse": 9.0,
         "prefill-first": 6.0,
+        "fairswap": 2.0,
         "orca": 1.0,
     }
     for name, rate in expected.items():
@@ -142,9 +143,11 @@ def test_what_makes_no_sense_carries_the_reason():
     pipelined = replace(PLAN, pools=(replace(PLAN.pools[0], parallel=Parallel(pp=2)),))
     found = why_not(pipelined)
     assert "pipelines" in found["freeness"] and "in flight" in found["chunked-prefill, ahead"]
+    assert "pipeline" in found["fairswap"]
     apart = next(v for v in variants(PLAN, WORK) if v.name == "disaggregated").plans[0]
     found = why_not(apart)
     assert "hands over" in found["least-work"] and "disaggregated" not in found
+    assert "share a replica" in found["fairswap"]
     mixed = replace(PLAN, pools=(PLAN.pools[0], replace(PLAN.pools[0], block_tokens=32)))
     found = why_not(mixed)
     assert "16 and 32 tokens" in found["freeness"] and "different kinds" in found["disaggregated"]
@@ -155,15 +158,10 @@ def test_all_variants_differ_from_the_plan_in_one_thing():
         for plan in variant.plans:
             if variant.kind == "step policy":
                 assert plan.router == PLAN.router
-                first = PLAN.pools[0]
-                caching = first.prefix_caching  # fairswap's copies are of blocks of one owner
-                same = tuple(
-                    replace(pool, policy=first.policy, prefix_caching=caching)
-                    for pool in plan.pools
-                )
-                assert same == PLAN.pools
-                unshared = not plan.pools[0].prefix_caching
-                assert unshared == (variant.name == "fairswap")
+                own = PLAN.pools[0]
+                caching = variant.name != "fairswap" and own.prefix_caching
+                same = replace(own, policy=plan.pools[0].policy, prefix_caching=caching)
+                assert plan.pools == (same,)
             elif variant.kind == "router":
                 assert plan.pools == PLAN.pools
             else:

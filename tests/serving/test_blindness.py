@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from plimsoll.serving import policy as vocabulary
+from plimsoll.serving.executors.lent_steps import Lending
 from plimsoll.serving.executors.simulated import InstanceSpec, SimulatedExecutor
 from plimsoll.serving.policies import POLICIES as KINDS
 from plimsoll.serving.policies import ChunkedPrefillPolicy
@@ -22,6 +23,7 @@ def run(policy, router, workload, *, fast_forward):
         specs,
         ROUTERS[router](),
         transfer_s=lambda source, target, tokens: 1e-4 * tokens,
+        lending=Lending(exchange_s=lambda index, queries: 1e-5 * sum(queries.values())),
         log_decisions=True,
         fast_forward=fast_forward,
     )
@@ -135,5 +137,5 @@ def test_nothing_reachable_from_a_view_holds_a_true_length():
     assert set(prompts.astype(float)) <= numbers, "the walk does see requests"
     hidden = {*outputs, *(prompts + outputs), *(prompts + outputs - 1), *(outputs - 1)}
     assert not numbers & {float(x) for x in hidden}
-    names = {"chunked-prefill", "nano", "orca", "prefill-first", "prefix-groups", "splitfuse"}
-    assert set(KINDS) == names
+    names = {"chunked-prefill", "fairswap", "nano", "orca", "prefill-first", "prefix-groups"}
+    assert set(KINDS) == {*names, "splitfuse"}

@@ -107,3 +107,14 @@ def test_bad_sizes_are_refused() -> None:
         GroupAllocator(total=0)
     with pytest.raises(SpecError, match="holds no blocks"):
         GroupAllocator(total=3).mark(7, running=False)
+
+
+def test_what_is_given_back_from_the_end_is_free_again() -> None:
+    pool = GroupAllocator(total=40, group_blocks=8)
+    assert pool.append(1, 20) and pool.append(2, 10) and pool.append(1, 6)
+    table = pool.table(1)
+    for left in (25, 19, 3):
+        pool.shrink(1, len(pool.table(1)) - left)
+        assert pool.table(1) == table[:left] and pool.check() == ""
+        assert pool.used == left + 10
+    assert pool.append(3, 27) and pool.check() == ""

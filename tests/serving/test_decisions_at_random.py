@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from plimsoll.serving.executors.simulated import Fault, InstanceSpec, SimulatedExecutor
+from plimsoll.serving.kv.swap_manager import SwapSpec
 from plimsoll.serving.policies import ChunkedPrefillPolicy
 from plimsoll.serving.policy import (
     Abort,
@@ -174,7 +175,7 @@ class RandomRouter:
         return actions
 
 
-def run(seed, *, requests, misstep_at=0, router_misstep_at=0):
+def run(seed, *, requests, misstep_at=0, router_misstep_at=0, **more):
     rng = np.random.default_rng(seed)
     prompts = rng.integers(1, 400, requests)
     roots = rng.integers(0, 3, requests)
@@ -194,7 +195,9 @@ def run(seed, *, requests, misstep_at=0, router_misstep_at=0):
     policies = [RandomSteps(misstep_at), RandomSteps()]
     router = RandomRouter(router_misstep_at)
     specs = [
-        InstanceSpec(policy=p, clock=CLOCK, num_blocks=60, max_num_seqs=12, host_blocks=4000)
+        InstanceSpec(
+            policy=p, clock=CLOCK, num_blocks=60, max_num_seqs=12, host_blocks=4000, **more
+        )
         for p in policies
     ]
     executor = SimulatedExecutor(
@@ -230,6 +233,33 @@ def test_legal_decisions_keep_every_book_and_overtaken_ones_are_refused():
         )
         seed += 1
     assert refused > 100
+
+
+@pytest.mark.parametrize("groups", [False, True])
+def test_copies_beside_the_steps_keep_every_book(groups):
+    swapping = SwapSpec(
+        groups=groups,
+        asynchronous=True,
+        reuse=True,
+        group_blocks=6,
+        bytes_per_s=100.0,
+        short_s=0.0,
+        small_batch=1,
+    )
+    decisions = back = 0
+    for seed in range(2):
+        record, workload, policies, router = run(
+            seed, requests=200, prefix_caching=False, swapping=swapping
+        )
+        assert not isinstance(record, PolicyError), record
+        decisions += sum(p.decisions for p in policies) + router.decisions
+        back += record.meta["swap_in_blocks"]
+        finished = record.requests.ok
+        assert (record.requests.status < 4).all() and finished.sum() > 120
+        assert np.array_equal(
+            record.requests.output_tokens[finished], workload.output_tokens[finished]
+        )
+    assert decisions > 2_500 and back > 100
 
 
 @pytest.mark.parametrize("first", [0, 100, 200])

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 from plimsoll.serving.executors.instance import SimInstance
 from plimsoll.serving.executors.recorder import FAILED, FINISHED, Recorder
 from plimsoll.serving.executors.requests import SimRequest
-from plimsoll.serving.executors.residents import Residents
 from plimsoll.serving.executors.slots import Slot
+from plimsoll.serving.executors.swap_residents import SwapResidents
 from plimsoll.serving.policy import (
     Abort,
     Action,
@@ -46,7 +46,7 @@ STEP_RANK = 2
 _MOST_ROUNDS = 1000
 
 
-class Engine(Residents):
+class Engine(SwapResidents):
     """Runs one instance.
 
     Ends of its steps go into ``heap`` as (time, rank, serial, engine, slot, version), ``rank``

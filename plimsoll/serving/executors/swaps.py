@@ -63,7 +63,7 @@ class Swaps:
         self.lost: list[int] = []
         """Requests whose copy failed, to be computed again."""
         self.told: Mapping[int, tuple[float, bool]] | None = None
-        """When copies beside the steps end, and whether they fail, by event; None: by price."""
+        """When copies beside the steps end, by event, and whether they fail; None: as priced."""
         self.wait_s = 0.0
         """Seconds that steps waited for copies so far."""
         self._pool = pool

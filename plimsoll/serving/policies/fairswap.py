@@ -41,16 +41,21 @@ _SOURCES: dict[str, type] = {
 }
 
 
+_DECODE = Step(decode_all=True)
+
+
 @dataclass(slots=True)
 class _State:
     """``due`` is the iteration at which priorities change; ``chosen`` are to run until then;
-    ``queues`` what waited and ran when room was last given away."""
+    ``queues`` what waited and ran when room was last given away; ``settled`` the same of a step
+    that only decoded and that nothing chosen waited for."""
 
     iteration: int = 0
     due: int = 0
     ranks: dict[int, float] = field(default_factory=dict)
     chosen: set[int] = field(default_factory=set)
     queues: tuple[int, ...] = ()
+    settled: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +91,18 @@ class FairSwapPolicy:
         state = view.mem.setdefault(f"fairswap {slot}", _State())
         assert isinstance(state, _State)
         waiting, parked = inst.waiting, inst.parked(slot)
+        newest = next(reversed(waiting)).id if waiting else -1
+        num, begun = inst.num_decoding(slot), len(inst.prefilling(slot))
+        queues = (newest, len(waiting), len(parked), num, begun, len(inst.returning))
+        if queues == state.settled and state.iteration < state.due:
+            pool = inst.pool
+            if pool.decode_blocks(slot) <= pool.free:
+                state.iteration += 1
+                return _DECODE
         running = (*inst.decoding(slot), *inst.prefilling(slot))
         asleep = (*waiting, *parked)
         if not running and not asleep:
             return Step()
-        newest = next(reversed(waiting)).id if waiting else -1
-        queues = (newest, len(waiting), len(parked), len(running), len(inst.returning))
         if state.iteration >= state.due:
             self._choose(view, inst, state, (*running, *inst.returning, *asleep))
             state.queues = ()
@@ -102,6 +113,8 @@ class FairSwapPolicy:
             self._give_room(inst, state, (*running, *inst.returning), asleep)
             state.queues = queues
         step = self._carry_out(inst, slot, state)
+        alone = {r.id for r in running} >= state.chosen
+        state.settled = queues if step == _DECODE and alone else ()
         if step.runs or step.decode_all:
             state.iteration += 1
         return step

@@ -13,6 +13,7 @@ from plimsoll.spec.errors import InfeasibleError, SpecError, UnsupportedError
 from plimsoll.spec.plan import (
     ChunkedPrefill,
     DisaggRouter,
+    FairSwap,
     OrcaConfig,
     Pool,
     PrefillFirst,
@@ -60,6 +61,7 @@ RUNS = {
     "ep": degree("ep"),
     "orca": in_pool(lambda q: replace(q, policy=OrcaConfig())),
     "splitfuse": in_pool(lambda q: replace(q, policy=SplitFuse(token_budget=512))),
+    "fairswap": in_pool(lambda q: replace(q, policy=FairSwap())),
     "prefill-first": in_pool(lambda q: replace(q, policy=PrefillFirst(max_batched_tokens=200_000))),
     "token_budget": in_pool(
         lambda q: replace(q, policy=ChunkedPrefill(token_budget=q.policy.token_budget * 2))

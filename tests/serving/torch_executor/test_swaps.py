@@ -163,11 +163,49 @@ def test_turns_of_sessions_say_the_same_whatever_the_host_kept(folder: Path) -> 
     assert manager.num_out_blocks < manager.num_whole_blocks
 
 
+@pytest.mark.slow
+def test_killed_while_copies_are_in_flight(tmp_path: Path) -> None:
+    """Every request ends once; what is sent again says what it would have said."""
+    from plimsoll.evals import real_runs as runs
+
+    folder = runs.random_llama(tmp_path)
+    swap = SwapSpec(groups=True, asynchronous=True, reuse=True, short_s=0.0, small_batch=1)
+    policy = FairSwapPolicy(update_frequency=0.25, token_budget=256)
+    lengths = [(int(n), 30) for n in np.random.default_rng(3).integers(40, 160, 16)]
+
+    def instance(**more: Any) -> Any:
+        return runs.instance(policy, max_model_len=600, **more)
+
+    with runs.RealRun(folder, [instance()]) as run:
+        alone = run.serve(runs.prompts_of(lengths, seed=0))
+    settings = instance(num_blocks=45, host_blocks=100, swapping=swap)
+    with runs.RealRun(folder, [settings], copy_bytes_per_s=1e6) as run:
+        asked = runs.prompts_of(lengths, seed=0)
+        for one in asked:
+            run.send(one)
+        swaps = run.live.engines[0].swaps
+        until = time.monotonic() + 60
+        while time.monotonic() < until and len(swaps.manager.in_flight) < 2:
+            time.sleep(1e-3)
+        assert len(swaps.manager.in_flight) >= 2
+        run.live._workers[0].process.kill()
+        assert run.live.wait_idle(120) and not run.live.failure
+        assert [len(one.over) for one in asked] == [1] * len(asked)
+        lost = [i for i, one in enumerate(asked) if one.over[0].finish == "error"]
+        assert lost and all("can be sent again" in asked[i].over[0].error for i in lost)
+        assert swaps.manager.in_flight == () and swaps.check() == ""
+        again = [runs.Asked(asked[i].prompt, asked[i].output_tokens) for i in lost]
+        assert run.serve(again) == [alone[i] for i in lost]
+        kept = [i for i in range(len(asked)) if i not in lost]
+        assert [asked[i].tokens for i in kept] == [alone[i] for i in kept]
+        assert run.live.engines[0].inst._pool.held == 0
+
+
 def test_a_replay_in_the_simulator_decides_the_same(folder: Path) -> None:
     parts = {"groups": True, "asynchronous": True, "reuse": True}
     settings = swapping(parts)
-    run = open_run(folder, [settings], copy_bytes_per_s=SLOW)
-    serve_all(run, requests(120, longest=120))
+    run = open_run(folder, [settings], copy_bytes_per_s=3 * SLOW)
+    serve_all(run, requests(200, longest=80))
     again = replay(run, [settings], run._router)
     real = [row[1:] for row in run.decisions]
     assert [row[1:] for row in again.decisions] == real

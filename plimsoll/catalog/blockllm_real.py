@@ -159,7 +159,7 @@ def _guessed(context: Context) -> Measured:
 
 REAL_CHECKS = (
     Check(
-        claim="latency",
+        claim="chains",
         title="requests on three processes with the tokens of their own model",
         how="run",
         band=Between(1.0, 1.0),
@@ -168,7 +168,7 @@ REAL_CHECKS = (
         slow=True,
     ),
     Check(
-        claim="latency",
+        claim="chains",
         title="mean batch of a shared block over the largest of a model by itself",
         how="run",
         band=AtLeast(1.3),

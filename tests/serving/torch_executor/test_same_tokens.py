@@ -73,7 +73,11 @@ def test_alone_is_what_a_whole_pass_says(folder: Path, alone: list[list[int]]) -
         (SplitFusePolicy(token_budget=64), 3000, {}),
         (SplitFusePolicy(token_budget=512), 3000, {}),
         (OrcaPolicy(), 300, {}),
-        (NanoPolicy(token_budget=64, mean_output_tokens=5), 50, {"host_blocks": 60}),
+        (
+            NanoPolicy(token_budget=64, mean_output_tokens=1),
+            40,
+            {"host_blocks": 60, "prefix_caching": False},
+        ),
         (PrefillFirstPolicy(), 3000, {}),
         (PrefillFirstPolicy(), 60, {}),
         (ChunkedPrefillPolicy(token_budget=64), 50, {}),

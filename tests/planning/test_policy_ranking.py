@@ -13,6 +13,7 @@ from plimsoll.spec.io import from_data, plain
 from plimsoll.spec.plan import (
     ChunkedPrefill,
     DisaggRouter,
+    FairSwap,
     FreenessRouter,
     Nano,
     OrcaConfig,
@@ -38,7 +39,7 @@ WORK = Workload(
 def capacity(plan: ServingPlan) -> float:
     """A world in which each policy carries a known rate."""
     policy = plan.pools[0].policy
-    rates = {ChunkedPrefill: 8.0, PrefillFirst: 6.0, OrcaConfig: 1.0, SplitFuse: 9.0}
+    rates = {ChunkedPrefill: 8.0, PrefillFirst: 6.0, OrcaConfig: 1.0, SplitFuse: 9.0, FairSwap: 2.0}
     rate = rates.get(type(policy), 5.0)
     if isinstance(plan.router, FreenessRouter):
         rate *= 1.25

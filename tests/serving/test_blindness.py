@@ -93,6 +93,7 @@ class Walker:
             "cached_tokens": [(r,) for r in requests],
             "blocks_for": [(r, 1) for r in requests],
             "blocks_freed": [(r,) for r in requests if r.computed],
+            "lendable": [(r,) for r in requests],
             "request": [(r.id,) for r in requests],
             "has": [(0,)],
             "step_s": [((), 1, 100)],

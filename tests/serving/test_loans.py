@@ -350,9 +350,10 @@ def test_what_makes_no_sense_is_an_error_that_names_the_decision(lend: Any) -> N
 
 def test_a_run_without_links_lends_nothing() -> None:
     spec = InstanceSpec(clock=CLOCK, policy=ChunkedPrefillPolicy(), num_blocks=300)
-    executor = SimulatedExecutor([spec] * 2, Script(once(0.2, Lend(0, 5, 0, 1))))
-    with pytest.raises(PolicyError, match="nothing can be lent"):
-        executor.run(load([1000], [100]))
+    script = Script(once(0.2, Lend(0, 5, 0, 1)))
+    record = SimulatedExecutor([spec] * 2, script).run(load([1000], [100]))
+    assert record.requests.status.tolist() == [0] and script.done == []
+    assert "attends to no KV" in script.refused[0].why
 
 
 @dataclass

@@ -212,13 +212,9 @@ class Coordinator(ABC):
     def _copy_fails(self) -> bool:
         return bool(self._luck.random() < self._copy_failure_rate)
 
-    def _lender(self) -> Loans:
-        """What instances lend each other.
-
-        Raises:
-            PolicyError: this run attends to nothing on other instances.
-        """
-        raise PolicyError("this run attends to no KV on other instances; nothing can be lent")
+    def _lender(self) -> Loans | None:
+        """What instances lend each other; None: this run attends to nothing on others."""
+        return None
 
     @abstractmethod
     def _engine(
@@ -476,6 +472,9 @@ class Coordinator(ABC):
     def _lend(self, action: Lend | Recall) -> None:
         if self._loans is None:
             self._loans = self._lender()
+            if self._loans is None:
+                self._refused(action, "this run attends to no KV on other instances")
+                return
             for engine in self.engines:
                 engine.loans = self._loans
         if isinstance(action, Recall):

@@ -97,7 +97,7 @@ class Engine(SwapResidents):
         self.loans: Loans | None = None
         """What instances lend each other, once the first does."""
         inst._catch_up = self._catch_up
-        inst._held_tokens = lambda request: self.held_tokens(request, self._now())
+        inst._held_tokens = self._held_now
 
     # What reaches the instance from outside
 
@@ -125,6 +125,9 @@ class Engine(SwapResidents):
         slot = self.slots[request.slot]
         done = slot.steps_done(now_s) if slot.busy and slot.num_decodes else 0
         return request.computed + done
+
+    def _held_now(self, request: SimRequest) -> int:
+        return self.held_tokens(request, self._now())
 
     def depart(self, request: SimRequest, then: Callable[[float], None], now_s: float) -> None:
         """Stop a decoding request between two steps; ``then(time)`` is told, when its phase is

@@ -228,7 +228,7 @@ class _Run(Coordinator):
             links.outside = outside
         return links
 
-    def _lender(self) -> Loans:
+    def _lender(self) -> Loans | None:
         lending = self._executor._lending
         if lending is None or self._executor._transfer_s is None:
             return super()._lender()

@@ -30,7 +30,7 @@ from plimsoll.serving.simulate.batch_groups import NeedsBatch
 from plimsoll.serving.simulate.run import batched_tokens, policy_for, router_for, scaled
 from plimsoll.serving.simulate.swapping import swap_spec
 from plimsoll.spec.errors import SpecError, UnsupportedError
-from plimsoll.spec.plan import Parallel, ServingPlan
+from plimsoll.spec.plan import KvPoolRouter, Parallel, ServingPlan
 
 __all__ = ["ModelFacts", "deploy", "instance_specs", "model_facts"]
 
@@ -112,6 +112,11 @@ def instance_specs(
         raise UnsupportedError(
             "plan: KV is handed over between replicas cut alike only; give both pools the same "
             "tp and pp"
+        )
+    if isinstance(plan.router, KvPoolRouter):
+        raise UnsupportedError(
+            "plan: router kv-pool is simulated only, since the workers of a server do not meet to "
+            "attend for each other; use another router, such as least-demand"
         )
     max_len = min(plan.max_model_len or facts.max_context, facts.max_context)
     for pool in plan.pools:

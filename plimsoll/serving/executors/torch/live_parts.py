@@ -64,7 +64,7 @@ class LiveParts(Coordinator):
             most_lent=int(spec.num_blocks * spec.lent_fraction),
         )
 
-    def _lender(self) -> Loans:
+    def _lender(self) -> Loans | None:
         if not self._peers:
             return super()._lender()
         return WorkerLoans(

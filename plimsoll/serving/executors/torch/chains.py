@@ -112,8 +112,8 @@ class ChainServer:
         lose_after: Mapping[int, int] | None = None,
         evict_after: Mapping[int, tuple[int, str]] | None = None,
     ) -> None:
-        """``lose_after``: after that many batches in all, kill an agent; ``evict_after``: take a
-        block off an agent. Both are for tests."""
+        """``lose_after``: after that many batches in all, kill an agent as it runs one;
+        ``evict_after``: take a block off an agent. Both are for tests."""
         self._blocks = {block.name: block for block in blocks}
         self._apps = {app: tuple(chain) for app, chain in apps.items()}
         self._placed = [tuple(names) for names in placed]
@@ -333,8 +333,10 @@ class _Service:
                 for i in range(len(self.server._pipes)):
                     self.server._tell(i, Drop(request, -1))
         self.batches += 1
-        if self.batches in self.server._lose_after:
-            self.server._processes[self.server._lose_after[self.batches]].kill()
+        for after, agent in list(self.server._lose_after.items()):
+            if self.batches >= after and self.books.devices[agent].running:
+                self.server._processes[agent].kill()
+                del self.server._lose_after[after]
         if self.batches in self.server._evict_after:
             index, block = self.server._evict_after[self.batches]
             if self.books.devices[index].running_block != block:

@@ -12,6 +12,7 @@ from plimsoll.catalog.infinite_llm import SYSTEM as INFINITE_LLM
 from plimsoll.catalog.llumnix import SYSTEM as LLUMNIX
 from plimsoll.catalog.long_context_peak import SYSTEM as LONG_CONTEXT_PEAK
 from plimsoll.catalog.nanoflow import SYSTEM as NANOFLOW
+from plimsoll.catalog.step_law import SYSTEM as STEP_LAW
 
 __all__ = ["SYSTEMS"]
 
@@ -29,6 +30,7 @@ SYSTEMS: dict[str, System] = {
         INFINITE_LLM,
         LONG_CONTEXT_PEAK,
         NANOFLOW,
+        STEP_LAW,
     )
 }
 """By id, in the order they are shown."""

@@ -9,6 +9,7 @@ from plimsoll.catalog.fastgen import SYSTEM as FASTGEN
 from plimsoll.catalog.fastswitch import SYSTEM as FASTSWITCH
 from plimsoll.catalog.fidelity import SYSTEM as FIDELITY
 from plimsoll.catalog.infinite_llm import SYSTEM as INFINITE_LLM
+from plimsoll.catalog.kinetics import SYSTEM as KINETICS
 from plimsoll.catalog.llumnix import SYSTEM as LLUMNIX
 from plimsoll.catalog.long_context_peak import SYSTEM as LONG_CONTEXT_PEAK
 from plimsoll.catalog.nanoflow import SYSTEM as NANOFLOW
@@ -30,6 +31,7 @@ SYSTEMS: dict[str, System] = {
         INFINITE_LLM,
         LONG_CONTEXT_PEAK,
         NANOFLOW,
+        KINETICS,
         STEP_LAW,
     )
 }

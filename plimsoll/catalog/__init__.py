@@ -11,9 +11,11 @@ from plimsoll.catalog.fastgen import SYSTEM as FASTGEN
 from plimsoll.catalog.fastswitch import SYSTEM as FASTSWITCH
 from plimsoll.catalog.fidelity import SYSTEM as FIDELITY
 from plimsoll.catalog.infinite_llm import SYSTEM as INFINITE_LLM
+from plimsoll.catalog.kinetics import SYSTEM as KINETICS
 from plimsoll.catalog.llumnix import SYSTEM as LLUMNIX
 from plimsoll.catalog.long_context_peak import SYSTEM as LONG_CONTEXT_PEAK
 from plimsoll.catalog.nanoflow import SYSTEM as NANOFLOW
+from plimsoll.catalog.step_law import SYSTEM as STEP_LAW
 
 __all__ = ["SYSTEMS"]
 
@@ -33,6 +35,8 @@ SYSTEMS: dict[str, System] = {
         LONG_CONTEXT_PEAK,
         NANOFLOW,
         FARSEER,
+        KINETICS,
+        STEP_LAW,
     )
 }
 """By id, in the order they are shown."""

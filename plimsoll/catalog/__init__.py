@@ -4,6 +4,7 @@ from plimsoll.catalog.apex import SYSTEM as APEX
 from plimsoll.catalog.batchllm import SYSTEM as BATCHLLM
 from plimsoll.catalog.burstgpt import SYSTEM as BURSTGPT
 from plimsoll.catalog.contract import System
+from plimsoll.catalog.densing_law import SYSTEM as DENSING_LAW
 from plimsoll.catalog.distserve import SYSTEM as DISTSERVE
 from plimsoll.catalog.fastgen import SYSTEM as FASTGEN
 from plimsoll.catalog.fastswitch import SYSTEM as FASTSWITCH
@@ -29,6 +30,7 @@ SYSTEMS: dict[str, System] = {
         INFINITE_LLM,
         LONG_CONTEXT_PEAK,
         NANOFLOW,
+        DENSING_LAW,
     )
 }
 """By id, in the order they are shown."""

@@ -4,6 +4,7 @@ from plimsoll.catalog.apex import SYSTEM as APEX
 from plimsoll.catalog.batchllm import SYSTEM as BATCHLLM
 from plimsoll.catalog.burstgpt import SYSTEM as BURSTGPT
 from plimsoll.catalog.contract import System
+from plimsoll.catalog.data_filtering import SYSTEM as DATA_FILTERING
 from plimsoll.catalog.densing_law import SYSTEM as DENSING_LAW
 from plimsoll.catalog.distserve import SYSTEM as DISTSERVE
 from plimsoll.catalog.fastgen import SYSTEM as FASTGEN
@@ -31,6 +32,7 @@ SYSTEMS: dict[str, System] = {
         LONG_CONTEXT_PEAK,
         NANOFLOW,
         DENSING_LAW,
+        DATA_FILTERING,
     )
 }
 """By id, in the order they are shown."""

@@ -5,6 +5,8 @@ from plimsoll.catalog.batchllm import SYSTEM as BATCHLLM
 from plimsoll.catalog.blockllm import SYSTEM as BLOCKLLM
 from plimsoll.catalog.burstgpt import SYSTEM as BURSTGPT
 from plimsoll.catalog.contract import System
+from plimsoll.catalog.data_filtering import SYSTEM as DATA_FILTERING
+from plimsoll.catalog.densing_law import SYSTEM as DENSING_LAW
 from plimsoll.catalog.distserve import SYSTEM as DISTSERVE
 from plimsoll.catalog.farseer import SYSTEM as FARSEER
 from plimsoll.catalog.fastgen import SYSTEM as FASTGEN
@@ -37,6 +39,8 @@ SYSTEMS: dict[str, System] = {
         FARSEER,
         KINETICS,
         STEP_LAW,
+        DENSING_LAW,
+        DATA_FILTERING,
     )
 }
 """By id, in the order they are shown."""

@@ -1,0 +1,1 @@
+"""Data: which examples to train on, by quality and by difficulty."""

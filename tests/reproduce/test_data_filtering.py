@@ -1,0 +1,50 @@
+"""The catalog entry of data filtering: its checks, on measured losses and on runs made here."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from plimsoll.catalog.contract import Context
+from plimsoll.catalog.data_filtering import SYSTEM, repeated_runs
+from plimsoll.catalog.data_filtering_real import NOISE, outcome, trained
+from plimsoll.catalog.verdicts import run_system
+
+DATA = Path(__file__).resolve().parents[2] / "../shared/data"
+needs_data = pytest.mark.skipif(not (DATA / "laws").exists(), reason="no measured points here")
+
+
+@needs_data
+@pytest.mark.slow
+def test_every_check_passes() -> None:
+    rows = list(run_system(SYSTEM, Context(data=DATA)))
+    assert [f"{r.claim}: {r.what}" for r in rows if r.verdict == "fail"] == []
+    assert sum(r.verdict == "pass" for r in rows) == 15
+
+
+def test_what_needs_no_data_passes_without_it() -> None:
+    rows = list(run_system(SYSTEM, Context(seeds=(0,))))
+    assert {r.verdict for r in rows} <= {"pass", "shown", "not run", "not reproduced"}
+    assert sum(r.verdict == "pass" for r in rows) >= 12
+
+
+@needs_data
+def test_losses_with_other_seeds_are_averaged() -> None:
+    early, late = repeated_runs(Context(data=DATA))
+    assert (early.seen / 4e9).tolist() == [1, 2, 3, 4, 6, 8]
+    assert (late.seen / 4e9).tolist() == [10, 13.75]
+    assert late.error[1] == pytest.approx(
+        (2.693317 + 2.691274 + 2.692641 + 2.692532 + 2.696432) / 5, abs=1e-4
+    )
+
+
+def test_runs_are_the_same_again() -> None:
+    """Pools are ranked as they were made, and noise makes a pool worse."""
+    alone, unions = trained(0)
+    assert alone.shape == (len(NOISE), 9) and unions.shape == (4, 4)
+    assert (np.diff(alone[:, -1]) > 0).all()
+    fitted = outcome(0).fitted
+    assert [p.b for p in fitted.pools] == sorted(p.b for p in fitted.pools)
+    trained.cache_clear()
+    again, _ = trained(0)
+    assert np.array_equal(again, alone)

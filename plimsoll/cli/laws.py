@@ -1,4 +1,4 @@
-"""The verbs of ``laws``: list, fit, compare, predict, allocate."""
+"""The verbs of ``laws``: list, fit, compare, predict, allocate, advise."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from plimsoll.cli.options import Json, Seed
+from plimsoll.cli.options import Json, ReportFile, Seed
 
 __all__ = ["laws_app"]
 
@@ -110,3 +110,27 @@ def allocate(
         stretch=stretch,
     )
     emit(answer, json=json, html=None)
+
+
+@laws_app.command()
+def advise(
+    flops: Annotated[str, Option(help="FLOPs to spend in all, as in 1e24.")],
+    on: Annotated[str, Option(help="Devices that train and serve, as in 64xH100-SXM.")],
+    law: LawOption = "chinchilla",
+    serve: Annotated[str, Option(help="Tokens to be served over its life, as in 2e12tokens.")] = "",
+    json: Json = False,
+    report: ReportFile = None,
+) -> None:
+    """One page: what to train, how, at what cost, what would change it."""
+    from plimsoll.api.laws_advise import advise as page
+    from plimsoll.api.laws_budget import tokens_of
+    from plimsoll.cli.output import check_writable, emit
+
+    check_writable(report)
+    answer = page(
+        law,
+        tokens_of(flops.removesuffix("FLOPs"), "--flops"),
+        on=on,
+        serve_tokens=tokens_of(serve, "--serve") if serve else 0.0,
+    )
+    emit(answer, json=json, html=report)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from plimsoll.api.laws import list_laws
+from plimsoll.api.laws_advise import advise
 from plimsoll.api.laws_budget import allocate, predict_loss
 from plimsoll.api.laws_fit import compare_laws, fit_law, parse_columns, read_runs
 from plimsoll.laws.forms import Chinchilla
@@ -100,3 +101,21 @@ def test_bad_input_has_its_exit_codes(runs, tmp_path):
     assert refused.code == 3 and "no form can be fitted" in refused.err
     with pytest.raises(InfeasibleError):
         allocate("farseer", 1e25)
+
+
+def test_advice_adds_up():
+    """Time and money are those of the FLOPs on the fleet; half the devices take twice as long."""
+    answer = advise("chinchilla", 1e23, on="64xH100-SXM", serve_tokens=1e12)
+    data = answer.data()
+    assert 6 * data["params"] * data["tokens"] + 2 * data[
+        "params"
+    ] * 1e12 * answer.split.weight == (pytest.approx(1e23, rel=1e-6))
+    half = advise("chinchilla", 1e23, on="32xH100-SXM", serve_tokens=1e12).data()
+    assert half["train_s"] == pytest.approx(2 * data["train_s"])
+    assert half["train_usd"] == pytest.approx(data["train_usd"])
+    low, high = data["lr_range"]
+    assert low < data["lr"] < high
+    assert {row[0] for row in data["others"]} >= {"nothing to serve", "ten times the compute"}
+    json.dumps(data, allow_nan=False)
+    report = answer.report()
+    assert report.next_command.startswith("plimsoll laws ") and len(report.tables) == 3

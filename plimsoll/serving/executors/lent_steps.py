@@ -15,7 +15,7 @@ from plimsoll.serving.executors.engine import Engine
 from plimsoll.serving.executors.slots import Slot
 from plimsoll.serving.policy import Phase
 
-__all__ = ["LentSteps", "Lending"]
+__all__ = ["Lending", "LentSteps"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -135,8 +135,8 @@ def _killed(context: Context) -> Measured:
                 os.kill(run.workers[killed].process.pid or 0, signal.SIGKILL)
                 run.wait()
                 preempted = int(run.record.requests.preemptions.sum())
-        if preempted != 1:
-            raise ExecutionError(f"the request was computed anew {preempted} times, not once")
+        if not preempted:
+            raise ExecutionError("the request was not computed anew: it had nothing there")
         values.append(float([asked.tokens] == expected))
     return Measured(value=min(values), values=tuple(values), detail="20 blocks a process")
 

@@ -121,7 +121,7 @@ def advise(
     json: Json = False,
     report: ReportFile = None,
 ) -> None:
-    """One page: what to train, how, at what cost, what would change it."""
+    """One page: what to train, how, and at what cost."""
     from plimsoll.api.laws_advise import advise as page
     from plimsoll.api.laws_budget import tokens_of
     from plimsoll.cli.output import check_writable, emit

@@ -81,7 +81,7 @@ def test_a_killed_creditor_costs_its_debtor_time_and_no_token(folder: Path, alon
         run.wait()
         record = run.record.requests
     assert [asked.tokens] == alone and asked.over[0].finish == "length"
-    assert record.preemptions.tolist() == [1]
+    assert record.preemptions[0] >= 1
 
 
 @dataclass

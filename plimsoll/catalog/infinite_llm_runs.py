@@ -157,7 +157,8 @@ def run_checks(pools: Callable[[float], list[PooledKv]]) -> tuple[Check, ...]:
         ),
         Check(
             claim="throughput",
-            title="nine short to one very long: tokens/s with the pool over without",
+            title="nine short to one very long, at a load chosen where memory binds: tokens/s with "
+            "the pool over without",
             how="simulated",
             band=AtLeast(1.2),
             compute=_over("throughput", "none"),

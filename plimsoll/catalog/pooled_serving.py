@@ -3,7 +3,9 @@
 Eight A100 of 40 GB serve LLaMA-2-13B, whose weights leave each room for 12.9 K tokens. Nine of ten
 requests are short (50 to 500 tokens in and out), one asks about 5 to 11.5 K tokens, 40 to 90 % of
 an instance; more come than can be served. Throughput counts output tokens of requests that ended
-within five minutes.
+within five minutes. The load, the lengths and the step policy were chosen where memory binds and
+the plain instances preempt much: with prompts that start only if all of them fit, or on devices of
+80 GB, the pool gains nothing or loses (shown beside).
 Source: the mix of arXiv 2401.02669; sizes chosen here.
 """
 

@@ -1,5 +1,7 @@
 """All that composes at once: chunked prefill, shared prefixes, swaps and live moves, with faults.
 
+Prefixes that requests share and swap groups exclude each other (copies are of blocks of one owner;
+``serving.conflicts`` refuses the pair), so the union is run with the one and with the other.
 A mixed load (short and long prompts, half of them behind a few prefixes, two priorities, clients
 that leave) on replicas too small for it, some of which are lost and come back. Whatever happens,
 every request ends once with all its tokens, and no block is held afterwards.
@@ -8,10 +10,12 @@ every request ends once with all its tokens, and no block is held afterwards.
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plimsoll.serving.executors.simulated import Fault, InstanceSpec, SimulatedExecutor
+from plimsoll.serving.kv.swap_manager import SwapSpec
 from plimsoll.serving.policies import ChunkedPrefillPolicy
 from plimsoll.serving.routers import FreenessPolicy
 from plimsoll.spec.workload import Workload
@@ -60,14 +64,28 @@ def faults_of(seed: int, replicas: int) -> list[Fault]:
     return found
 
 
-def union(seed: int, *, replicas: int = 4, num_blocks: int = 150, **options: Any) -> Any:
+GROUPS = SwapSpec(
+    groups=True, asynchronous=True, reuse=True, block_bytes=2 << 20, pieces_per_block=64
+)
+
+
+def union(
+    seed: int,
+    *,
+    replicas: int = 4,
+    num_blocks: int = 150,
+    swapping: SwapSpec | None = None,
+    **options: Any,
+) -> Any:
     spec = InstanceSpec(
         clock=CLOCK,
         policy=ChunkedPrefillPolicy(token_budget=512, preempt="swap"),
         num_blocks=num_blocks,
-        host_blocks=num_blocks // 2,
+        host_blocks=num_blocks if swapping else num_blocks // 2,
         block_tokens=BLOCK,
         max_num_seqs=32,
+        prefix_caching=swapping is None,
+        swapping=swapping,
     )
     return SimulatedExecutor(
         [spec] * replicas,
@@ -90,11 +108,14 @@ def kinds(run: Any) -> set[str]:
     return found
 
 
-@settings(max_examples=25, deadline=None)
+@pytest.mark.parametrize("swapping", [None, GROUPS], ids=["shared prefixes", "swap groups"])
+@settings(max_examples=6, deadline=None)
 @given(seed=st.integers(0, 100_000), rate=st.floats(2, 30), refusals=st.sampled_from([0.0, 0.2]))
-def test_nothing_is_lost_whatever_happens(seed: int, rate: float, refusals: float) -> None:
+def test_nothing_is_lost_whatever_happens(
+    swapping: SwapSpec | None, seed: int, rate: float, refusals: float
+) -> None:
     workload = mixed(seed, rate)
-    run = union(seed, refusal_rate=refusals)
+    run = union(seed, refusal_rate=refusals, swapping=swapping)
     record = run.run(workload)
     r = record.requests
     patient = np.isinf(workload.cancel_after_s)
@@ -126,3 +147,6 @@ def test_all_parts_are_at_work() -> None:
         seen |= kinds(run)
     assert {"Move", "Parkswap", "Resume", "Admit"} <= seen
     assert cached > 0
+    moved = union(0, swapping=GROUPS)
+    record = moved.run(mixed(0, 20))
+    assert "Move" in kinds(moved) and record.meta["swap_in_blocks"] > 0

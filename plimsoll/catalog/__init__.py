@@ -5,6 +5,7 @@ from plimsoll.catalog.batchllm import SYSTEM as BATCHLLM
 from plimsoll.catalog.burstgpt import SYSTEM as BURSTGPT
 from plimsoll.catalog.contract import System
 from plimsoll.catalog.data_filtering import SYSTEM as DATA_FILTERING
+from plimsoll.catalog.data_pruning import SYSTEM as DATA_PRUNING
 from plimsoll.catalog.densing_law import SYSTEM as DENSING_LAW
 from plimsoll.catalog.distserve import SYSTEM as DISTSERVE
 from plimsoll.catalog.fastgen import SYSTEM as FASTGEN
@@ -33,6 +34,7 @@ SYSTEMS: dict[str, System] = {
         NANOFLOW,
         DENSING_LAW,
         DATA_FILTERING,
+        DATA_PRUNING,
     )
 }
 """By id, in the order they are shown."""

@@ -8,6 +8,7 @@ Source: arXiv 2206.14486.
 
 import functools
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 
@@ -33,12 +34,21 @@ from plimsoll.catalog.pruned_digits import (
 from plimsoll.catalog.pruned_perceptrons import DIMENSIONS, TRIALS, Way, mean_error
 from plimsoll.data.prune import prune
 from plimsoll.laws.pruning import ParetoPoint, pareto, perceptron_error
+from plimsoll.laws.rough_pruning import probe_error
 
 __all__ = ["POINTS", "SYSTEM", "envelope_slope", "random_slopes"]
 
 POINTS = ((2.0, 1.0), (4.0, 1.0), (4.0, 0.6), (2.0, 0.3), (8.0, 0.3), (20.0, 0.15))
 _FEW, _MANY, _SHARE = 1.0, 8.0, 0.3
-_PROBE_RADIANS = float(np.radians(10))
+_ROUGH: tuple[tuple[int, float, float, Literal["hard", "easy"]], ...] = (
+    (10, 6.0, 0.5, "hard"),
+    (10, 10.0, 0.3, "hard"),
+    (20, 4.0, 0.75, "hard"),
+    (20, 6.0, 0.5, "hard"),
+    (0, 1.0, 0.3, "easy"),
+    (0, 8.0, 0.3, "easy"),
+)
+"""Degrees between probe and teacher, alpha_tot, the fraction kept, and which."""
 
 
 def _theory_against_runs(context: Context) -> Measured:
@@ -179,14 +189,44 @@ def _auto(context: Context) -> Measured:
     return Measured(value=float(np.mean(right)), detail=f"{len(right)} pilots, 1 and 8 a dimension")
 
 
-def _rough_probe(context: Context) -> Measured:
-    values = tuple(mean_error(30.0, 0.1, "hard", s, _PROBE_RADIANS) for s in context.seeds)
-    return Measured(
-        value=float(np.mean(values)),
-        values=values,
-        detail=f"3 kept of 30 a dimension by a probe 10 degrees off; a perfect one "
-        f"{perceptron_error(30.0, 0.1):.4f}, at random {perceptron_error(3.0, 1.0):.4f}",
-    )
+def _rough_against_runs(context: Context) -> Measured:
+    """Rough probes with hard examples, and perfect ones with easy examples."""
+    gaps, shown = [], []
+    for degrees, alpha, f, way in _ROUGH:
+        angle = float(np.radians(degrees))
+        theory = probe_error(alpha, f, angle=angle, keep=way)
+        ran = float(np.mean([mean_error(alpha, f, way, s, angle) for s in context.seeds]))
+        gaps.append(abs(theory - ran))
+        shown.append(f"{degrees} degrees, {alpha:g}, {f:g} {way}: {theory:.4f} and {ran:.4f}")
+    return Measured(value=max(gaps), values=tuple(gaps), detail="; ".join(shown))
+
+
+def _perfect_against_rough_runs(context: Context) -> Measured:
+    """The theory of a perfect probe against runs with rough ones."""
+    gaps = [
+        abs(
+            perceptron_error(alpha, f)
+            - np.mean([mean_error(alpha, f, way, s, float(np.radians(d))) for s in context.seeds])
+        )
+        for d, alpha, f, way in _ROUGH
+        if d
+    ]
+    return Measured(value=float(max(gaps)), values=tuple(map(float, gaps)))
+
+
+def _best_with_probe(degrees: float) -> Callable[[Context], Measured]:
+    """The least error with three kept examples a dimension, over fractions kept."""
+
+    def compute(context: Context) -> Measured:
+        errors = {
+            f: probe_error(3.0 / f, f, angle=float(np.radians(degrees)))
+            for f in (1.0, 0.75, 0.5, 0.4, 0.3, 0.2, 0.1)
+        }
+        best = min(errors, key=lambda f: errors[f])
+        shown = ", ".join(f"{f:g}: {error:.4f}" for f, error in errors.items())
+        return Measured(value=errors[best], detail=f"error by fraction {shown}")
+
+    return compute
 
 
 def _points_lost(metric: str, keep: float) -> Callable[[Context], Measured]:
@@ -378,10 +418,21 @@ _CHECKS = (
     ),
     Check(
         claim="rough",
-        title="error with three kept of thirty, by a probe 10 degrees off",
+        title="largest distance of theory and runs, probes 10 and 20 degrees off, easy examples",
         how="run",
-        band=Report("the equations of a rough probe are not solved here; runs only"),
-        compute=_rough_probe,
+        band=AtMost(0.01),
+        compute=_rough_against_runs,
+        ablation=_perfect_against_rough_runs,
+        ablation_title="the theory of a perfect probe",
+    ),
+    Check(
+        claim="rough",
+        title="least error with three kept a dimension, by a probe 20 degrees off",
+        how="derived",
+        band=AtLeast(0.05),
+        compute=_best_with_probe(20.0),
+        ablation=_best_with_probe(0.0),
+        ablation_title="a perfect probe",
     ),
     Check(
         claim="prototypes",
@@ -448,6 +499,6 @@ SYSTEM = System(
         "error fall faster than any power of their number"
     ),
     claims=_CLAIMS,
-    rooms=("laws/pruning.py", "data/prune.py"),
+    rooms=("laws/pruning.py", "laws/rough_pruning.py", "data/prune.py"),
     checks=_CHECKS,
 )

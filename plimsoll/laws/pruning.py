@@ -14,8 +14,8 @@ and the error is arccos(R)/pi. f = 1 is the classical perceptron on examples at 
 integrands bend within a width of sqrt(s) around 0 and gamma/R, which the quadrature cuts at;
 solved for u = -ln(1 - R), so that R near one keeps its digits. What random pruning leaves is
 ``perceptron_error(alpha, 1)``.
-Left out: a teacher known only roughly (gains then stop at an error its angle sets); keeping easy
-examples; other models.
+Left out here, and in ``rough_pruning.py``: a teacher known only roughly, keeping easy examples.
+Left out: other models.
 Source: arXiv 2206.14486, section 2 and appendix A, with a perfect probe.
 """
 

@@ -6,6 +6,7 @@ from plimsoll.catalog.blockllm import SYSTEM as BLOCKLLM
 from plimsoll.catalog.burstgpt import SYSTEM as BURSTGPT
 from plimsoll.catalog.contract import System
 from plimsoll.catalog.data_filtering import SYSTEM as DATA_FILTERING
+from plimsoll.catalog.data_pruning import SYSTEM as DATA_PRUNING
 from plimsoll.catalog.densing_law import SYSTEM as DENSING_LAW
 from plimsoll.catalog.distserve import SYSTEM as DISTSERVE
 from plimsoll.catalog.farseer import SYSTEM as FARSEER
@@ -41,6 +42,7 @@ SYSTEMS: dict[str, System] = {
         STEP_LAW,
         DENSING_LAW,
         DATA_FILTERING,
+        DATA_PRUNING,
     )
 }
 """By id, in the order they are shown."""

@@ -347,7 +347,7 @@ SYSTEM = System(
         "the errors of their unions, and how many to keep for a budget"
     ),
     claims=_CLAIMS,
-    rooms=("laws/quality.py", "laws/quality_fit.py", "data/curate.py"),
+    rooms=("laws/quality.py", "laws/quality_fit.py", "laws/pool_table.py", "data/curate.py"),
     checks=_CHECKS,
     not_reproduced={
         "laion": "needs the image-text pairs and hundreds of millions of samples of training",

@@ -23,6 +23,7 @@ from plimsoll.catalog.contract import (
     Report,
     System,
 )
+from plimsoll.catalog.density_small_models import Densities, densities
 from plimsoll.laws.density import (
     RatedModel,
     Reference,
@@ -190,6 +191,25 @@ def _refused(context: Context) -> Measured:
     )
 
 
+def _small(
+    value: Callable[[Densities], float], pick: Callable[..., float]
+) -> Callable[[Context], Measured]:
+    def compute(context: Context) -> Measured:
+        found = [densities(seed) for seed in context.seeds]
+        values = tuple(value(one) for one in found)
+        shown = f"seed {context.seeds[0]}: {found[0].shown}; 4 networks each"
+        return Measured(value=float(pick(values)), values=values, detail=shown)
+
+    return compute
+
+
+def _small_twin(context: Context) -> Measured:
+    """Densities of noisy networks of one seed over those of the next, the smallest."""
+    found = [densities(seed).plain for seed in context.seeds]
+    values = tuple(a / b for a, b in zip(found, [*found[1:], found[0]], strict=True))
+    return Measured(value=min(values), values=values)
+
+
 _CLAIMS = (
     Claim(
         id="growth",
@@ -225,6 +245,7 @@ _CLAIMS = (
         unit="times",
         where="section 4",
     ),
+    Claim(id="cleaner", text="better data make a denser model", where="section 5"),
     Claim(
         id="compressed",
         text="pruned and distilled models are usually less dense than what they came from",
@@ -335,6 +356,48 @@ _CHECKS = (
         band=AtLeast(1.0),
         compute=_refused,
     ),
+    Check(
+        claim="cleaner",
+        title="density of a small network trained on clean answers, least of the seeds",
+        how="run",
+        band=AtLeast(1.0),
+        compute=_small(lambda d: d.clean, min),
+        slow=True,
+    ),
+    Check(
+        claim="cleaner",
+        title="the same over that of its twin on noisy answers",
+        how="run",
+        band=AtLeast(1.25),
+        compute=_small(lambda d: d.clean / d.plain, min),
+        slow=True,
+        ablation=_small_twin,
+        ablation_title="networks on noisy answers of another seed in place of clean ones",
+    ),
+    Check(
+        claim="compressed",
+        title="density after pruning by magnitude over that before",
+        how="run",
+        band=AtMost(1.0),
+        compute=_small(lambda d: d.pruned / d.plain, max),
+        slow=True,
+    ),
+    Check(
+        claim="compressed",
+        title="density after retraining the pruned network over that before retraining",
+        how="run",
+        band=AtLeast(1.0),
+        compute=_small(lambda d: d.retrained / d.pruned, min),
+        slow=True,
+    ),
+    Check(
+        claim="compressed",
+        title="density of the pruned and retrained network over that before pruning",
+        how="run",
+        band=Report("either way by seed: a third fewer weights, retrained on a quarter more"),
+        compute=_small(lambda d: d.retrained / d.plain, np.median),
+        slow=True,
+    ),
 )
 
 SYSTEM = System(
@@ -357,8 +420,4 @@ SYSTEM = System(
     not_reproduced={
         "price": "a history of prices is not among the measured data",
     },
-    waiting=(
-        "densities of small models trained here on clean data, pruned and retrained: needs the "
-        "compression that prunes them",
-    ),
 )

@@ -13,7 +13,9 @@ from plimsoll.catalog.kinetics import SYSTEM as KINETICS
 from plimsoll.catalog.llumnix import SYSTEM as LLUMNIX
 from plimsoll.catalog.long_context_peak import SYSTEM as LONG_CONTEXT_PEAK
 from plimsoll.catalog.nanoflow import SYSTEM as NANOFLOW
+from plimsoll.catalog.parscale import SYSTEM as PARSCALE
 from plimsoll.catalog.step_law import SYSTEM as STEP_LAW
+from plimsoll.catalog.ttspm import SYSTEM as TTSPM
 
 __all__ = ["SYSTEMS"]
 
@@ -32,7 +34,9 @@ SYSTEMS: dict[str, System] = {
         LONG_CONTEXT_PEAK,
         NANOFLOW,
         KINETICS,
+        PARSCALE,
         STEP_LAW,
+        TTSPM,
     )
 }
 """By id, in the order they are shown."""

@@ -18,7 +18,9 @@ from plimsoll.catalog.kinetics import SYSTEM as KINETICS
 from plimsoll.catalog.llumnix import SYSTEM as LLUMNIX
 from plimsoll.catalog.long_context_peak import SYSTEM as LONG_CONTEXT_PEAK
 from plimsoll.catalog.nanoflow import SYSTEM as NANOFLOW
+from plimsoll.catalog.parscale import SYSTEM as PARSCALE
 from plimsoll.catalog.step_law import SYSTEM as STEP_LAW
+from plimsoll.catalog.ttspm import SYSTEM as TTSPM
 
 __all__ = ["SYSTEMS"]
 
@@ -39,10 +41,12 @@ SYSTEMS: dict[str, System] = {
         NANOFLOW,
         FARSEER,
         KINETICS,
+        PARSCALE,
         STEP_LAW,
         DENSING_LAW,
         DATA_FILTERING,
         DATA_PRUNING,
+        TTSPM,
     )
 }
 """By id, in the order they are shown."""

@@ -289,7 +289,12 @@ SYSTEM = System(
         "dearer than they look"
     ),
     claims=_CLAIMS,
-    rooms=("cost/testtime.py", "laws/testtime.py"),
+    rooms=("cost/testtime.py", "laws/testtime.py", "models/block_topk.py"),
     checks=_CHECKS,
-    waiting=("Really run: block top-k attention of a tiny model against dense at equal cost",),
+    waiting=(
+        "Really run: block top-k attention of a tiny model against dense at equal cost. The "
+        "attention exists and equals dense with room enough; on running sums of 16 digits it "
+        "solved 24 to 40 % of samples where dense solved 29 to 53 %, and contexts of 34 positions "
+        "are too short for it to be cheaper. Longer problems were not learned in the time given",
+    ),
 )

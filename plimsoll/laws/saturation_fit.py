@@ -186,6 +186,9 @@ def _log_choose(total: int, some: npt.NDArray[np.int64]) -> Floats:
 def fit_beta(right: npt.ArrayLike) -> BetaTTSPM:
     """a, b and F of ``right`` [questions, samples].
 
+    A pilot hardly tells a share of unsolvable questions from a Beta with much weight near 0. F is
+    therefore 1 unless a free F gains a log-likelihood ratio of 3.84 (5 %).
+
     Raises:
         SpecError: grades that are missing.
         InfeasibleError: one sample a question, or all samples right, or all wrong.
@@ -201,21 +204,28 @@ def fit_beta(right: npt.ArrayLike) -> BetaTTSPM:
         )
     some, often = np.unique(counts[counts > 0], return_counts=True)
 
-    def lost(point: Floats) -> float:
+    def lost(point: Floats, free: bool) -> float:
         a, b = np.exp(point)
         share, none = _beta_share(a, b, samples, hit / num)
+        share = share if free else 1.0
         found = often @ (betaln(a + some, b + samples - some) - betaln(a, b)) + hit * np.log(share)
         rest = max(1 - share * (1 - none), 1e-300)
         return -float(found + (num - hit) * np.log(rest)) / num
 
     bounds = [(-5.0, 6.0), (-5.0, 8.0)]
-    tried = [
-        minimize(lost, np.log([a, a * ratio]), method="L-BFGS-B", bounds=bounds)
-        for a in (0.2, 1.0, 5.0)
-        for ratio in (0.3, 2.0, 10.0)
-    ]
-    a, b = (float(v) for v in np.exp(min(tried, key=lambda one: float(one.fun)).x))
-    return BetaTTSPM(a=a, b=b, f_max=_beta_share(a, b, samples, hit / num)[0])
+    best = []
+    for free in (False, True):
+        tried = [
+            minimize(lost, np.log([a, a * ratio]), args=(free,), method="L-BFGS-B", bounds=bounds)
+            for a in (0.2, 1.0, 5.0)
+            for ratio in (0.3, 2.0, 10.0)
+        ]
+        best.append(min(tried, key=lambda one: float(one.fun)))
+    whole, part = best
+    free = 2 * num * float(whole.fun - part.fun) > _RATIO
+    a, b = (float(v) for v in np.exp((part if free else whole).x))
+    share = _beta_share(a, b, samples, hit / num)[0] if free else 1.0
+    return BetaTTSPM(a=a, b=b, f_max=share)
 
 
 def _beta_share(a: float, b: float, samples: int, hit: float) -> tuple[float, float]:

@@ -177,6 +177,27 @@ class GrowingContext:
             self._length[i] = first + n
         return torch.cat(positions)
 
+    def preload(self, sequence: int, layer: int, keys_mKD: Tensor, values_mKE: Tensor) -> None:
+        """Put keys and values that are no tokens before a sequence's first; they take no position.
+
+        Must come before the sequence's first pass.
+        """
+        assert self._length.get(sequence, 0) == 0
+        self._kv[sequence, layer] = keys_mKD, values_mKE
+
+    def copy(self, sequence: int, to: int) -> None:
+        """Let ``to`` go on from where ``sequence`` stands; what it held is dropped."""
+        for kept in (self._kv, self._states):
+            for key in [key for key in kept if key[0] == to]:
+                del kept[key]
+        for (owner, layer), pair in list(self._kv.items()):
+            if owner == sequence:
+                self._kv[to, layer] = pair
+        for (owner, layer), states in list(self._states.items()):
+            if owner == sequence:
+                self._states[to, layer] = {name: t.clone() for name, t in states.items()}
+        self._length[to] = self._length.get(sequence, 0)
+
     @property
     def bounds(self) -> Sequence[tuple[int, int]]:
         """See ``Context``."""

@@ -22,7 +22,7 @@ __all__ = ["StreamRun", "stream_runs", "worth"]
 _WIDTH = 48
 _LADDER = (32, 64)
 _PREFIX = 4
-_TOKENS = 200_000
+_TOKENS = 400_000
 _BATCH_TOKENS = 1024
 _LR = 6e-3
 

@@ -33,7 +33,6 @@ from plimsoll.laws.hyper_sweep import (
     regret_of,
 )
 from plimsoll.laws.table import LossTable
-from plimsoll.spec.errors import UnsupportedError
 
 __all__ = ["SYSTEM", "best_points", "made_sweep"]
 
@@ -44,10 +43,6 @@ _DENSE_FILE = "dense_lr_bs_loss.csv"
 _EXPERTS_FILE = "moe_lr_bs_loss.csv"
 _SEQ_LEN = 2048
 _HELD_OUT = 5e8
-_CELL = ("params", "tokens")
-_TINY_WITHIN = 0.05
-_TINY_KEPT = 0.01
-"""Wider than for the released runs: neighbouring points of the tiny grid differ by percents."""
 
 _BEST = np.array(
     [
@@ -236,53 +231,6 @@ def _values(context: Context) -> Measured:
         value=float(found[0].batch_sequences),
         detail=f"{text}; in the fitted box: {', '.join('yes' if i else 'no' for i in inside)}",
     )
-
-
-def _tiny(seed: int) -> LossTable:
-    try:
-        from plimsoll.catalog.step_law_real import tiny_sweep
-    except ImportError as error:
-        raise UnsupportedError(f"needs {error.name}; install plimsoll[torch]") from None
-    return tiny_sweep(seed)
-
-
-def _tiny_convex(context: Context) -> Measured:
-    found = bowls(_tiny(context.seeds[0]), within=_TINY_WITHIN)
-    lines = [
-        f"N {b.params:,.0f} D {b.tokens:,.0f}: {b.eigenvalues[0]:.4f} and {b.eigenvalues[1]:.4f} "
-        f"from {b.points} points"
-        for b in found
-    ]
-    return Measured(
-        value=float(sum(b.convex for b in found)),
-        detail=f"4 cells of 20 runs, points within {_TINY_WITHIN:.0%} of each minimum; "
-        f"eigenvalues {'; '.join(lines)}",
-    )
-
-
-def _tiny_held_out(kind: str) -> Compute:
-    """Regret on each cell of a law refitted on the three others, mean over the four, in percent."""
-
-    def compute(context: Context) -> Measured:
-        table = _tiny(context.seeds[0])
-        cells = sorted(set(zip(*(table.column(c).tolist() for c in _CELL), strict=True)))
-        values, lines = [], []
-        for n, d in cells:
-            mine = (table.column("params") == n) & (table.column("tokens") == d)
-            found = fit_hyper(table.rows(~mine), within=_TINY_KEPT, draws=0)
-            pick = _pick(found.law) if kind == "law" else _constant
-            [cell] = regret_of(table.rows(mine), pick)
-            values.append(100 * cell.nearest)
-            lr, batch = pick(n, d)
-            lines.append(f"N {n:,.0f} D {d:,.0f}: {lr:.4f}, {batch:,.0f} tokens")
-        return Measured(
-            value=float(np.mean(values)),
-            values=tuple(values),
-            detail=f"80 runs of 25,000 and 99,000 parameters on 0.1 and 0.3 M bytes, held-out "
-            f"loss, points within {_TINY_KEPT:.1%} kept; {'; '.join(lines)}",
-        )
-
-    return compute
 
 
 _CLAIMS = (

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from plimsoll.serving.simulate.run import build, simulate_plan
-from plimsoll.spec.errors import SpecError, UnsupportedError
+from plimsoll.spec.errors import SpecError
 from plimsoll.spec.fleet import parse_fleet
 from plimsoll.spec.model_files import load_model
 from plimsoll.spec.plan import FairSwap, Parallel, Pool, PrefillFirst, ServingPlan
@@ -50,9 +50,9 @@ def test_a_plan_is_served_and_each_part_shows():
 
 
 def test_what_has_no_place_in_its_copies_is_refused():
-    with pytest.raises(SpecError, match="set prefix_caching to false"):
+    with pytest.raises(SpecError, match="set prefix_caching: false"):
         made(replace(POOL, prefix_caching=True))
-    with pytest.raises(UnsupportedError, match="pp = 2"):
+    with pytest.raises(SpecError, match="set pp: 1"):
         made(replace(POOL, parallel=Parallel(pp=2)), "2xA10")
     with pytest.raises(SpecError, match="token budget 32 is below max_num_seqs 64"):
         made(replace(POOL, policy=FairSwap(token_budget=32)))

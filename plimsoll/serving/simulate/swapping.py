@@ -5,7 +5,7 @@ shared prefixes and fixed-size states, which have no place in copies of one owne
 """
 
 from plimsoll.serving.kv.swap_manager import SwapSpec
-from plimsoll.spec.errors import SpecError, UnsupportedError
+from plimsoll.spec.errors import UnsupportedError
 from plimsoll.spec.plan import FairSwap, Pool
 
 __all__ = ["swap_spec"]
@@ -22,22 +22,15 @@ def swap_spec(
     """None for a pool without a swap manager. ``link_bytes_per_s``: where the plan names none.
 
     Raises:
-        SpecError: the pool shares prefixes.
-        UnsupportedError: it is a pipeline, or the model keeps states beside its KV.
+        UnsupportedError: the model keeps states beside its KV.
     """
     config = pool.policy
     if not isinstance(config, FairSwap):
         return None
-    if pool.prefix_caching:
-        raise SpecError(
-            "plan: prefix_caching is true in a pool of policy fairswap, whose copies are of blocks "
-            "that one request owns; set prefix_caching to false"
-        )
-    if pool.parallel.pp > 1 or has_states:
-        found = f"pp = {pool.parallel.pp}" if pool.parallel.pp > 1 else "a model with states"
+    if has_states:
         raise UnsupportedError(
-            f"plan: policy fairswap with {found}: its copies are of KV blocks on replicas of one "
-            "stage; use another policy"
+            "plan: policy fairswap with a model with states: its copies are of KV blocks; use "
+            "another policy"
         )
     return SwapSpec(
         groups=config.groups,

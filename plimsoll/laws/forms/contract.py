@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Coordinate", "Floats", "Inputs", "LossForm"]
+__all__ = ["Coordinate", "Floats", "Inputs", "LossForm", "grid"]
 
 Floats = npt.NDArray[np.float64]
 Inputs = Mapping[str, Floats]

@@ -1,4 +1,4 @@
-"""What came from outside in a recorded run, told again at its times: ticks and finished copies.
+"""What came from outside in a recorded run, told again at its times: ticks and ends of copies.
 
 A replay shows whether both executors decide and do the same when the same things happen at the
 same times; links and clocks of the real machine are then facts, not models.
@@ -18,10 +18,12 @@ __all__ = ["Outside", "RecordedLinks"]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outside:
     """``ticks_s``: when the router was told of one. ``landed_s``: when each copy of a move had
-    arrived, by request, mode and number of the move, in order. Seconds from the start."""
+    arrived, by request, mode and number of the move, in order. ``copy_ends``: when copies beside
+    the steps ended and whether they failed, by instance and event. Seconds from the start."""
 
     ticks_s: Sequence[float] = ()
     landed_s: Mapping[tuple[int, str, int], Sequence[float]] = field(default_factory=dict)
+    copy_ends: Sequence[Mapping[int, tuple[float, bool]]] = ()
 
 
 class RecordedLinks(Transfers):

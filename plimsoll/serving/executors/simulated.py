@@ -8,7 +8,7 @@ same bytes out.
 Left out: network contention beyond one transfer at a time in and out of an instance.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from heapq import heappop
 from typing import Any
@@ -62,8 +62,7 @@ class SimulatedExecutor:
     ``decisions`` collects (time, instance, slot, step or action) when ``log_decisions``.
     ``ended_keys(request)`` are the prefix keys of prompt and output together, for replaying a run
     whose engine kept outputs in its prefix cache; ``outside`` is what came from outside in it,
-    in place of ``transfer_s`` and the router's clock; ``copy_ends`` when copies beside the steps
-    ended, by instance and event, and whether they failed.
+    in place of ``transfer_s``, the router's clock and the prices of copies beside the steps.
     """
 
     def __init__(
@@ -83,7 +82,6 @@ class SimulatedExecutor:
         check_books: bool = False,
         ended_keys: Callable[[int], list[int]] | None = None,
         outside: Outside | None = None,
-        copy_ends: Sequence[Mapping[int, tuple[float, bool]]] | None = None,
     ) -> None:
         if not instances:
             raise SpecError("a simulation needs at least one instance")
@@ -106,7 +104,6 @@ class SimulatedExecutor:
         self._check_books = check_books
         self._ended_keys = ended_keys
         self._outside = outside
-        self._copy_ends = copy_ends
         self.decisions: list[tuple[float, int, int, object]] = []
 
     def run(
@@ -211,8 +208,8 @@ class _Run(Coordinator):
         self, spec: InstanceSpec, swapping: SwapSpec, engine: Engine, key_tokens: int
     ) -> Swaps:
         swaps = super()._swaps(spec, swapping, engine, key_tokens)
-        if self._executor._copy_ends is not None:
-            swaps.told = self._executor._copy_ends[engine.inst.id]
+        if self._executor._outside is not None:
+            swaps.told = self._executor._outside.copy_ends[engine.inst.id]
         return swaps
 
     def _links(self) -> Transfers:

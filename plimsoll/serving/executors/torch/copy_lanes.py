@@ -74,11 +74,6 @@ class CopyLanes:
                 target=self._work, args=(lane,), name=f"copy {way}", daemon=True
             ).start()
 
-    @property
-    def num_copies(self) -> int:
-        """Requests and sessions of which the host has something."""
-        return len(self._copies)
-
     def begin(self, message: SendOut | BringBack) -> None:
         """Queue a copy. Host memory is looked up now: the request may be dropped meanwhile."""
         fired = self._fired[message.event] = threading.Event()

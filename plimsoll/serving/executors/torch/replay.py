@@ -101,10 +101,13 @@ def replay(run: LiveRun, specs: Sequence[InstanceSpec], router: ClusterPolicy) -
     executor = SimulatedExecutor(
         timed,
         router,
-        copy_ends=[s.ended if isinstance(s, WorkerSwaps) else {} for s in swaps],
         fast_forward=False,
         log_decisions=True,
         ended_keys=ended.__getitem__ if run.caches_prefixes else None,
-        outside=Outside(ticks_s=run.ticks_s, landed_s=run.landed_s),
+        outside=Outside(
+            ticks_s=run.ticks_s,
+            landed_s=run.landed_s,
+            copy_ends=[s.ended if isinstance(s, WorkerSwaps) else {} for s in swaps],
+        ),
     )
     return Replay(record=executor.run(workload), decisions=executor.decisions)

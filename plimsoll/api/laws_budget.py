@@ -1,19 +1,32 @@
 """What a law says: the loss of a run, the split of a budget."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from plimsoll.api.commands import command
+from plimsoll.api.law_maps import (
+    budget_line,
+    cheapest_as_good,
+    flop_curves,
+    has_map,
+    loss_map,
+    point_of,
+    size_claim,
+)
 from plimsoll.api.laws import law_data
 from plimsoll.laws.allocate import Allocation, compute_optimal
+from plimsoll.laws.curves import iso_flop
+from plimsoll.laws.forms.contract import Floats
 from plimsoll.laws.law import Law, law_of
 from plimsoll.laws.predict import Prediction, predict
 from plimsoll.laws.serving_price import serving_weights
 from plimsoll.report.document import KeyNumber, Report, Table
-from plimsoll.report.wording import short_count_text
+from plimsoll.report.law_pictures import LawPoint
+from plimsoll.report.pictures import Picture
+from plimsoll.report.wording import flops_text, short_count_text
 from plimsoll.spec.fleet import parse_fleet
 from plimsoll.spec.origin import Number, Origin
 from plimsoll.spec.units import parse_count
@@ -56,6 +69,8 @@ class PredictAnswer:
                     note=f"interval {interval}",
                 ),
             ),
+            pictures=self.pictures(),
+            num_on_terminal=0,
             notes=tuple(
                 note
                 for note in (
@@ -66,6 +81,24 @@ class PredictAnswer:
             ),
             next_command=command("laws", "allocate", "--flops", "1e22", "--law", self.law.name),
         )
+
+    def pictures(self) -> tuple[Picture, ...]:
+        """Where the run lies on the law's map; none for a law of other inputs."""
+        if not has_map(self.law):
+            return ()
+        one = self.found
+        size, tokens = one.inputs["params"], one.inputs["tokens"]
+        flops = 6 * size * tokens
+        asked = LawPoint(name="the run", params=size, tokens=tokens, loss=one.loss, flops=flops)
+        cheapest = cheapest_as_good(self.law, one.loss)
+        title = "Where the run lies on the law's map"
+        if cheapest is not None:
+            times = flops / cheapest.flops
+            title = f"The same loss at the best split takes {flops_text(cheapest.flops)} FLOPs"
+            title += f", {times:.3g} times fewer" if times > 1.05 else ": this one is as good"
+        points = (asked,) if cheapest is None else (asked, cheapest)
+        line = (f"{flops_text(flops)} FLOPs", *budget_line(self.law, flops))
+        return (loss_map(self.law, title=title, points=points, budgets=(line,)),)
 
     def data(self) -> dict[str, Any]:
         """See ``Answer``."""
@@ -92,7 +125,8 @@ def predict_loss(law: str, inputs: Mapping[str, float], *, level: float = 0.9) -
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AllocateAnswer:
-    """A split budget. ``alone``: the same without the serving load, None if there is none."""
+    """A split budget. ``alone``: the same without the serving load, None if there is none;
+    ``weigh``: what a serving FLOP costs at each size, None where it costs as one of training."""
 
     law: Law
     found: Allocation
@@ -101,6 +135,7 @@ class AllocateAnswer:
     on: str
     weight: float
     stretch: float
+    weigh: Callable[[Floats], Floats] | None = None
 
     def report(self) -> Report:
         """See ``Answer``."""
@@ -154,6 +189,8 @@ class AllocateAnswer:
                 ),
             ),
             tables=(table,),
+            pictures=self.pictures(),
+            num_on_terminal=1,
             assumptions=(
                 "training costs 6 FLOPs a parameter and token, serving 2",
                 f"sizes and tokens up to {self.stretch:g} times beyond the fit's range",
@@ -170,6 +207,41 @@ class AllocateAnswer:
                 f"{one.tokens:.3g}",
             ),
         )
+
+    def pictures(self) -> tuple[Picture, ...]:
+        """Loss against size at this budget and its neighbors, and the law's map."""
+        law, one, flops = self.law, self.found, self.found.flops
+        weight = self.weigh or 1.0
+        best = iso_flop(
+            law,
+            flops,
+            serve_tokens=self.serve_tokens,
+            serve_weight=weight,
+            stretch=self.stretch,
+        )
+        named = f"{flops_text(flops)} FLOPs"
+        with_load = f"{named} with serving"
+        asked = with_load if self.serve_tokens else named
+        budgets = [(f"{flops_text(c)} FLOPs", c, 0.0, 1.0) for c in (flops / 10, flops, 10 * flops)]
+        load = [(with_load, flops, self.serve_tokens, weight)] if self.serve_tokens else []
+        curves = flop_curves(
+            law, [*budgets, *load], stretch=self.stretch, title=size_claim(best, f"For {asked}")
+        )
+        lines = [(named, *budget_line(law, flops))]
+        if load:
+            line = budget_line(law, flops, serve_tokens=self.serve_tokens, serve_weight=weight)
+            lines.append((with_load, *line))
+        points = [point_of(one, "best for this budget")]
+        points += [] if self.alone is None else [point_of(self.alone, "training alone")]
+        chart = loss_map(
+            law,
+            title=f"{short_count_text(one.params)} parameters on {short_count_text(one.tokens)} "
+            f"tokens for {asked}",
+            points=points,
+            budgets=lines,
+            notes=(f"stands at {one.edge}: no optimum",) if one.edge else (),
+        )
+        return (chart,) if curves is None else (curves, chart)
 
     def data(self) -> dict[str, Any]:
         """See ``Answer``."""
@@ -212,16 +284,22 @@ def allocate(
     found = law_of(law)
     weight = 1.0
     alone = None
+    weigh: Callable[[Floats], Floats] | None = None
     if serve_tokens and on:
         device = parse_fleet(on).parts[0].device
         low, high = found.box.get("params", (1e6, 1e12))
         sizes = np.geomspace(low / stretch, high * stretch, _NODES)
         weights = serving_weights(sizes, device)
+
+        def at(n: Floats) -> Floats:
+            return np.asarray(np.interp(np.log(n), np.log(sizes), weights))
+
+        weigh = at
         best = compute_optimal(
             found,
             flops,
             serve_tokens=serve_tokens,
-            serve_weight=lambda n: np.interp(np.log(n), np.log(sizes), weights),
+            serve_weight=weigh,
             stretch=stretch,
         )
         weight = float(np.interp(np.log(best.params), np.log(sizes), weights))
@@ -237,4 +315,5 @@ def allocate(
         on=on,
         weight=weight,
         stretch=stretch,
+        weigh=weigh,
     )

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from plimsoll.cli.options import Json, ReportFile, Seed
+from plimsoll.cli.options import Figures, Json, ReportFile, Seed
 
 __all__ = ["laws_app"]
 
@@ -41,17 +41,21 @@ def fit(
     out: Annotated[Path | None, Option(help="Write the law to this file.")] = None,
     seed: Seed = 0,
     json: Json = False,
+    report: ReportFile = None,
+    figures: Figures = None,
 ) -> None:
     """Fit a law to your own runs."""
     import sys
     from dataclasses import replace
 
     from plimsoll.api.laws_fit import fit_law, read_runs
-    from plimsoll.cli.output import check_writable, emit
+    from plimsoll.cli.output import check_folder, check_writable, emit
 
     check_writable(out)
+    check_writable(report)
+    check_folder(figures)
     answer = fit_law(read_runs(runs, columns, loss, unit), form=form, seed=seed, out=out)
-    emit(replace(answer, asked=tuple(sys.argv[1:])), json=json, html=None)
+    emit(replace(answer, asked=tuple(sys.argv[1:])), json=json, html=report, figures=figures)
 
 
 @laws_app.command()
@@ -62,12 +66,21 @@ def compare(
     unit: Unit = "nats",
     seed: Seed = 0,
     json: Json = False,
+    report: ReportFile = None,
+    figures: Figures = None,
 ) -> None:
     """All forms on the same held-out runs."""
     from plimsoll.api.laws_fit import compare_laws, read_runs
-    from plimsoll.cli.output import emit
+    from plimsoll.cli.output import check_folder, check_writable, emit
 
-    emit(compare_laws(read_runs(runs, columns, loss, unit), seed=seed), json=json, html=None)
+    check_writable(report)
+    check_folder(figures)
+    emit(
+        compare_laws(read_runs(runs, columns, loss, unit), seed=seed),
+        json=json,
+        html=report,
+        figures=figures,
+    )
 
 
 @laws_app.command()
@@ -78,14 +91,18 @@ def predict(
     streams: Annotated[str | None, Option(help="Parallel streams.")] = None,
     level: Annotated[float, Option(help="Of the interval: 0.5, 0.8, 0.9 or 0.95.")] = 0.9,
     json: Json = False,
+    report: ReportFile = None,
+    figures: Figures = None,
 ) -> None:
     """The loss of a run that was not made."""
     from plimsoll.api.laws_budget import predict_loss, tokens_of
-    from plimsoll.cli.output import emit
+    from plimsoll.cli.output import check_folder, check_writable, emit
 
+    check_writable(report)
+    check_folder(figures)
     given = {"params": params, "tokens": tokens, "streams": streams}
     inputs = {k: tokens_of(v, f"--{k}") for k, v in given.items() if v is not None}
-    emit(predict_loss(law, inputs, level=level), json=json, html=None)
+    emit(predict_loss(law, inputs, level=level), json=json, html=report, figures=figures)
 
 
 @laws_app.command()
@@ -96,12 +113,16 @@ def allocate(
     on: Annotated[str, Option(help="Devices that serve, as in 64xH100-SXM.")] = "",
     stretch: Annotated[float, Option(help="How far beyond the fit to look, in times.")] = 10.0,
     json: Json = False,
+    report: ReportFile = None,
+    figures: Figures = None,
 ) -> None:
     """The size and the tokens of least loss for a budget."""
     from plimsoll.api.laws_budget import allocate as split
     from plimsoll.api.laws_budget import tokens_of
-    from plimsoll.cli.output import emit
+    from plimsoll.cli.output import check_folder, check_writable, emit
 
+    check_writable(report)
+    check_folder(figures)
     answer = split(
         law,
         tokens_of(flops.removesuffix("FLOPs"), "--flops"),
@@ -109,7 +130,7 @@ def allocate(
         on=on,
         stretch=stretch,
     )
-    emit(answer, json=json, html=None)
+    emit(answer, json=json, html=report, figures=figures)
 
 
 @laws_app.command()
@@ -120,17 +141,19 @@ def advise(
     serve: Annotated[str, Option(help="Tokens to be served over its life, as in 2e12tokens.")] = "",
     json: Json = False,
     report: ReportFile = None,
+    figures: Figures = None,
 ) -> None:
     """One page: what to train, how, and at what cost."""
     from plimsoll.api.laws_advise import advise as page
     from plimsoll.api.laws_budget import tokens_of
-    from plimsoll.cli.output import check_writable, emit
+    from plimsoll.cli.output import check_folder, check_writable, emit
 
     check_writable(report)
+    check_folder(figures)
     answer = page(
         law,
         tokens_of(flops.removesuffix("FLOPs"), "--flops"),
         on=on,
         serve_tokens=tokens_of(serve, "--serve") if serve else 0.0,
     )
-    emit(answer, json=json, html=report)
+    emit(answer, json=json, html=report, figures=figures)

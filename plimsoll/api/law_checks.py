@@ -21,7 +21,6 @@ from plimsoll.report.law_pictures import (
 from plimsoll.report.wording import percent_text
 
 __all__ = [
-    "SPLIT_WORDS",
     "compared_errors",
     "compared_extrapolation",
     "extrapolation",
@@ -29,17 +28,21 @@ __all__ = [
     "residuals",
 ]
 
-SPLIT_WORDS = {"compute": "the top tenth of compute", "params": "the largest sizes"}
+_SPLITS = {"compute": "top tenth of compute", "params": "largest sizes"}
 _AXES = {"compute": ("training compute", "FLOPs"), "params": ("size", "parameters")}
 _POINTS = 49
 _FURTHER = 10.0
-_REACH = 1e3
+_STRETCHES = (10.0, 100.0, 1000.0)
 _HALVINGS = 12
 _MOST_LINES = 4
 
 
 def _axis(name: str) -> tuple[str, str]:
     return _AXES.get(name, (name, ""))
+
+
+def _split_words(split: str) -> str:
+    return _SPLITS.get(split, f"most {split}")
 
 
 def residuals(found: Fit) -> ResidualPicture:
@@ -54,7 +57,7 @@ def residuals(found: Fit) -> ResidualPicture:
         unit=found.unit,
         x_name=name,
         x_unit=unit,
-        series=(ResidualSeries(name=found.form.title, runs=runs),),
+        series=(ResidualSeries(name=found.form.name, runs=runs),),
         bound_ln=found.outlier_bound,
         notes=("far off: more than five robust deviations",),
     )
@@ -109,7 +112,7 @@ def _least_line(law: Law, xs: np.ndarray, *, name: str, interval: bool) -> Predi
     """Along the best split of every budget."""
 
     def at(flops: float) -> Prediction | None:
-        found = optimal_path(law, [flops], stretch=_REACH)
+        found = optimal_path(law, [flops], stretches=_STRETCHES)
         return (
             predict(law, {"params": found[0].params, "tokens": found[0].tokens}) if found else None
         )
@@ -164,8 +167,8 @@ def extrapolation(held: HeldOut) -> ExtrapolationPicture:
     }
     level = held.predictions[0].level
     return ExtrapolationPicture(
-        title=f"Held out, {SPLIT_WORDS.get(held.split, 'the largest')} is predicted to "
-        f"{percent_text(held.error)}; {held.num_within} of {len(runs)} runs inside their "
+        title=f"Held out ({_split_words(held.split)}): predicted to "
+        f"{percent_text(held.error)}, {held.num_within} of {len(runs)} inside their "
         f"{level * 100:.0f} % interval",
         unit=held.rest.unit,
         x_name=name,
@@ -174,8 +177,8 @@ def extrapolation(held: HeldOut) -> ExtrapolationPicture:
         level=level,
         fitted=law_runs(held.rest),
         held_out=runs,
-        lines=tuple(_lines(law, columns, name=held.rest.form.title, interval=True)),
-        notes=("fitted without the runs held out",),
+        lines=tuple(_lines(law, columns, name=held.rest.form.name, interval=True)),
+        notes=(f"line: {_follows(axis)}, fitted without the runs held out",),
     )
 
 
@@ -199,7 +202,7 @@ def compared_errors(
         predicted = rest.predict(test.columns)
         series.append(
             ResidualSeries(
-                name=one.form.title,
+                name=one.form.name,
                 runs=tuple(
                     LawRun(
                         line=test.lines[i] if test.lines else 0,
@@ -217,7 +220,7 @@ def compared_errors(
         return None
     name, unit = _axis(axis_of(found[0].fit.table.columns)[0])
     return ResidualPicture(
-        title=f"Error on {SPLIT_WORDS.get(split, 'the largest')}, held out: {', '.join(said)}",
+        title=f"Held out ({_split_words(split)}), error of {', '.join(said)}",
         unit=found[0].fit.unit,
         x_name=name,
         x_unit=unit,
@@ -236,7 +239,7 @@ def compared_extrapolation(
     table = able[0][0].fit.table
     lines: list[PredictedLine] = []
     for one, rest in able:
-        lines += _lines(law_of_fit(rest), table.columns, name=one.form.title, interval=False)
+        lines += _lines(law_of_fit(rest), table.columns, name=one.form.name, interval=False)
     lines = [line for line in lines if line.xs]
     if not lines:
         return None
@@ -258,5 +261,5 @@ def compared_extrapolation(
         fitted=best_runs,
         held_out=errors.series[0].runs if errors else (),
         lines=tuple(lines),
-        notes=("every form fitted without the runs held out",),
+        notes=(f"lines: {_follows(axis)}, fitted without the runs held out",),
     )

@@ -37,6 +37,7 @@ __all__ = [
 AS_GOOD = 0.005
 _BEYOND = 5.0  # of the box, how much more is shown
 _PATH = 41
+_ALIKE = 0.02  # contours of losses this near would hide each other's labels
 _SAME = 1.05  # compute within this factor counts as one budget
 _NEAR = 1.1
 _MOST_BUDGETS = 6
@@ -105,17 +106,24 @@ def loss_map(
         given = [getattr(one, name) for one in points]
         ranges[name] = (min([low, *given]) / 1.6, max([high * _BEYOND, *(2 * g for g in given)]))
     (n_low, n_high), (d_low, d_high) = ranges["params"], ranges["tokens"]
-    stretch = max(n_high / law.box["params"][1], d_high / law.box["tokens"][1], 10.0)
     flops = np.geomspace(6 * n_low * d_low, 6 * n_high * d_high, _PATH)
     optimal = [
         point_of(one)
-        for one in optimal_path(law, flops, stretch=stretch)
+        for one in optimal_path(law, flops, stretches=(10.0, 100.0))
         if n_low <= one.params <= n_high and d_low <= one.tokens <= d_high
     ]
-    drawn = [*levels(law, **ranges), *(one.loss for one in points[:1])]
+    through = [one.loss for one in points[:1]]
+    drawn = [
+        *(
+            v
+            for v in levels(law, params=ranges["params"], tokens=ranges["tokens"])
+            if all(abs(v / u - 1) > _ALIKE for u in through)
+        ),
+        *through,
+    ]
     contours = []
-    for loss in drawn:
-        params, tokens = contour(law, loss, **ranges)
+    for loss in sorted(drawn, reverse=True):
+        params, tokens = contour(law, loss, params=ranges["params"], tokens=ranges["tokens"])
         if len(params) > 1:
             contours.append(
                 LossContour(loss=loss, params=tuple(params.tolist()), tokens=tuple(tokens.tolist()))
@@ -251,7 +259,9 @@ def _curve(name: str, found: IsoFlop, serving: bool, runs: Sequence[LawRun]) -> 
 
 
 def size_claim(found: IsoFlop, what: str) -> str:
-    """How far from the best a size may lie, in words."""
+    """How far from the best a size may lie, in words; or that there is no best."""
+    if found.least.edge:
+        return f"{what}, loss still falls at {found.least.edge}"
     low, high = found.within(AS_GOOD)
     return (
         f"{what}, sizes from {short_count_text(low)} to {short_count_text(high)} lie within "

@@ -224,14 +224,13 @@ class AllocateAnswer:
         asked = with_load if self.serve_tokens else named
         budgets = [(f"{flops_text(c)} FLOPs", c, 0.0, 1.0) for c in (flops / 10, flops, 10 * flops)]
         load = [(with_load, flops, self.serve_tokens, weight)] if self.serve_tokens else []
-        curves = flop_curves(
-            law, [*budgets, *load], stretch=self.stretch, title=size_claim(best, f"For {asked}")
-        )
+        claim = size_claim(best, f"For {asked}")
+        curves = flop_curves(law, [*budgets, *load], stretch=self.stretch, title=claim)
         lines = [(named, *budget_line(law, flops))]
         if load:
             line = budget_line(law, flops, serve_tokens=self.serve_tokens, serve_weight=weight)
             lines.append((with_load, *line))
-        points = [point_of(one, "best for this budget")]
+        points = [point_of(one, "best allowed" if one.edge else "best for this budget")]
         points += [] if self.alone is None else [point_of(self.alone, "training alone")]
         chart = loss_map(
             law,
@@ -239,7 +238,7 @@ class AllocateAnswer:
             f"tokens for {asked}",
             points=points,
             budgets=lines,
-            notes=(f"stands at {one.edge}: no optimum",) if one.edge else (),
+            notes=(f"the answer stands at {one.edge}: no optimum",) if one.edge else (),
         )
         return (chart,) if curves is None else (curves, chart)
 

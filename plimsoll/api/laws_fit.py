@@ -110,6 +110,8 @@ class FitLawAnswer:
             for name, (low, high) in found.box.items()
         )
         notes = [f"holds for {box}", f"not for: {found.form.leaves_out}", *found.notes]
+        if self.held is None:
+            notes.append("no check on runs held out: too few would be left to fit")
         law = self.saved or "law.yaml"
         return Report(
             title=f"{found.form.title} fits {len(found.table)} runs to "

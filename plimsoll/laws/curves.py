@@ -6,7 +6,7 @@ holds true minima only: budgets whose answer stands at an edge are left out.
 Source: arXiv 2203.15556, figures 2 to 4.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -112,14 +112,22 @@ def iso_flop(
     return IsoFlop(params=sizes[kept], tokens=tokens[kept], loss=loss[kept], least=least)
 
 
-def optimal_path(law: Law, flops: Iterable[float], *, stretch: float = 10.0) -> list[Allocation]:
-    """The best splits of these budgets, without those at an edge of what is looked at."""
+def optimal_path(
+    law: Law, flops: Iterable[float], *, stretches: Sequence[float] = (10.0,)
+) -> list[Allocation]:
+    """The best splits of these budgets, without those at an edge of what is looked at.
+
+    ``stretches``: how far beyond the box to look, nearest first: a form that bends down far away
+    still has its minimum near its points.
+    """
     found = []
     for budget in flops:
-        try:
-            one = compute_optimal(law, float(budget), stretch=stretch)
-        except InfeasibleError:
-            continue
-        if not one.edge:
-            found.append(one)
+        for stretch in stretches:
+            try:
+                one = compute_optimal(law, float(budget), stretch=stretch)
+            except InfeasibleError:
+                continue
+            if not one.edge:
+                found.append(one)
+                break
     return found

@@ -178,7 +178,7 @@ def _extrapolation(figure: Any, p: ExtrapolationPicture) -> None:
             )  # fmt: skip
         axes.plot(
             one.xs, one.losses, color=color, linestyle=_DASHES[k % len(_DASHES)],
-            label=f"{one.name}: {p.line_name}",
+            label=one.name,
         )  # fmt: skip
     axes.plot(
         [run.x for run in p.fitted], [run.loss for run in p.fitted], color=_NEUTRAL, marker="o",
@@ -206,7 +206,7 @@ def _extrapolation(figure: Any, p: ExtrapolationPicture) -> None:
             color=_NEUTRAL,
             linewidth=1,
             linestyle="--",
-            label="the line leaves the fit's box",
+            label=p.box_words,
         )
     _below(axes, 3)
 

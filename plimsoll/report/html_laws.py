@@ -27,7 +27,6 @@ __all__ = ["LAW_FIGURES"]
 _CONTOUR, _RUN, _BEST, _BUDGET = FAMILY_COLORS[5], FAMILY_COLORS[4], LIMIT, FAMILY_COLORS[3]
 _SYMBOLS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "x")
 _DASHES = ("solid", "dash", "dashdot", "dot")
-_LEGEND = {"orientation": "h", "y": -0.16, "yanchor": "top", "x": 0}
 _STAR = {"color": ALERT, "size": 16, "symbol": "star", "line": {"color": "white", "width": 1}}
 
 
@@ -55,6 +54,11 @@ def _loss_axis(unit: str, low: float, high: float) -> Figure:
         tickvals=ticks,
         ticktext=[f"{t:g}" for t in ticks],
     )
+
+
+def _legend(height: int) -> Figure:
+    """Below the axis title, whatever the height."""
+    return {"orientation": "h", "y": -78 / (height - 90), "yanchor": "top", "x": 0}
 
 
 def _stroke(color: str, width: float, dash: str = "solid") -> Figure:
@@ -165,7 +169,7 @@ def _iso_loss(p: IsoLossPicture) -> Figure:
     return figure(
         traces,
         560,
-        legend=_LEGEND,
+        legend=_legend(560),
         xaxis=_quantity_axis("size", "parameters", *p.params),
         yaxis=_quantity_axis("training data", "tokens", *p.tokens),
         shapes=[box],
@@ -232,7 +236,7 @@ def _iso_flop(p: IsoFlopPicture) -> Figure:
     return figure(
         traces,
         520,
-        legend=_LEGEND,
+        legend=_legend(520),
         xaxis=_quantity_axis("size", "parameters", low, high),
         yaxis=_loss_axis(p.unit, *p.shown_losses),
         shapes=shapes,
@@ -243,18 +247,22 @@ def _iso_flop(p: IsoFlopPicture) -> Figure:
 def _box_edges(
     box: tuple[float, float], low: float, high: float
 ) -> tuple[list[Figure], list[Figure]]:
-    """Where sizes leave the box of the fit, as far as it is shown."""
+    """The least and the largest size of the fit, as far as they are shown."""
     shapes, notes = [], []
-    for edge, anchor, text in (
-        (box[0], "right", "smaller than any fitted "),
-        (box[1], "left", " larger than any fitted"),
-    ):
+    for edge, text in ((box[0], "smallest fitted"), (box[1], "largest fitted")):
         if low < edge < high:
             shapes.append(line("x", edge, NEUTRAL, "dash"))
-            notes.append(
-                note(text, math.log10(edge), 1, yref="paper", xanchor=anchor, yanchor="bottom")
-            )
+            notes.append(_at_line(text, edge, low, high))
     return shapes, notes
+
+
+def _at_line(text: str, value: float, low: float, high: float) -> Figure:
+    """A name above a vertical line, on the side that has more room."""
+    left = math.log(value / low) < math.log(high / low) / 2
+    return note(
+        text, math.log10(value), 1, yref="paper", xanchor="left" if left else "right",
+        yanchor="bottom",
+    )  # fmt: skip
 
 
 def _residuals(p: ResidualPicture) -> Figure:
@@ -297,7 +305,7 @@ def _residuals(p: ResidualPicture) -> Figure:
     return figure(
         traces,
         440,
-        legend=_LEGEND,
+        legend=_legend(440),
         xaxis=_quantity_axis(p.x_name, p.x_unit, p.shown_xs[0] / 1.6, p.shown_xs[1] * 1.6),
         yaxis=axis("ln(measured / predicted)", tickformat=".3~f", range=[low, high]),
         shapes=shapes,
@@ -323,7 +331,7 @@ def _extrapolation(p: ExtrapolationPicture) -> Figure:
         ]
         traces.append(
             _marks(
-                one.xs, one.losses, words, mode="lines", name=f"{one.name}: {p.line_name}",
+                one.xs, one.losses, words, mode="lines", name=one.name,
                 line=_stroke(color, 2, _DASHES[k % len(_DASHES)]),
             )
         )  # fmt: skip
@@ -357,28 +365,18 @@ def _extrapolation(p: ExtrapolationPicture) -> Figure:
             marker={"color": ALERT, "size": 10, "symbol": "diamond"},
         )
     )  # fmt: skip
+    (low, high), losses = p.shown_xs, p.shown_losses
     shapes, notes = [], []
     ends = [one.box_ends_at for one in p.lines if one.box_ends_at is not None]
     if ends:
-        edge = min(ends)
-        shapes.append(line("x", edge, NEUTRAL, "dash"))
-        notes.append(
-            note(
-                " the line leaves the fit's box",
-                math.log10(edge),
-                1,
-                yref="paper",
-                xanchor="left",
-                yanchor="bottom",
-            )
-        )
-    xs, ys = p.shown_xs, p.shown_losses
+        shapes.append(line("x", min(ends), NEUTRAL, "dash"))
+        notes.append(_at_line(p.box_words, min(ends), low, high))
     return figure(
         traces,
         520,
-        legend=_LEGEND,
-        xaxis=_quantity_axis(p.x_name, p.x_unit, xs[0] / 1.5, xs[1] * 1.5),
-        yaxis=_loss_axis(p.unit, *ys),
+        legend=_legend(520),
+        xaxis=_quantity_axis(p.x_name, p.x_unit, low / 1.5, high * 1.5),
+        yaxis=_loss_axis(p.unit, *losses),
         shapes=shapes,
         annotations=notes,
     )

@@ -242,6 +242,13 @@ class ExtrapolationPicture:
     notes: tuple[str, ...] = ()
 
     @property
+    def box_words(self) -> str:
+        """What the vertical line says."""
+        return (
+            "lines leave the fit's box" if len(self.lines) > 1 else "the line leaves the fit's box"
+        )
+
+    @property
     def shown_xs(self) -> tuple[float, float]:
         """Least and largest x drawn."""
         runs = (run.x for run in (*self.fitted, *self.held_out))

@@ -125,9 +125,8 @@ def _iso_loss(p: IsoLossPicture, width: int, height: int, color: bool) -> list[s
 
 def _residuals(p: ResidualPicture, width: int, height: int, color: bool) -> list[str]:
     curves, legend = [], []
-    values = [run.residual_ln for one in p.series for run in one.runs] or [0.0]
-    reach = max(max(map(abs, values)), p.bound_ln or 0.0, 1e-6) * 1.1
     low, high = p.shown_xs
+    least, most = p.shown_residuals
     x = _axis(low / 1.6, high * 1.6, p.x_unit)
     levels = [0.0] if p.bound_ln is None else [0.0, p.bound_ln, -p.bound_ln]
     curves += [Curve(xs=[x.low, x.high], ys=[level, level], color="gray") for level in levels]
@@ -154,7 +153,7 @@ def _residuals(p: ResidualPicture, width: int, height: int, color: bool) -> list
     body = plot(
         curves,
         x,
-        Axis(low=-reach, high=reach, ticks=[(v, f"{v:.2g}") for v in (-reach, 0.0, reach)]),
+        Axis(low=least, high=most, ticks=[(v, f"{v:+.2g}") for v in (least, 0.0, most)]),
         width=width,
         height=min(height, _TALLEST),
         color=color,
@@ -172,15 +171,13 @@ def _extrapolation(p: ExtrapolationPicture, width: int, height: int, color: bool
             shape = _SHAPES[(k + 2) % len(_SHAPES)]
             curves.append(_marks(one.xs[-1:], one.losses[-1:], name, shape))
             legend.append(f"{shape} {one.name}")
-    if p.lines:
-        legend.append(f"line: {p.line_name}")
     curves.append(_marks([r.x for r in p.fitted], [r.loss for r in p.fitted], "gray", "o"))
     curves.append(_marks([r.x for r in p.held_out], [r.predicted for r in p.held_out], "blue", "-"))
     curves.append(_marks([r.x for r in p.held_out], [r.loss for r in p.held_out], "alert", "★"))
     legend += ["o fitted", "★ held out, measured", "- predicted"]
     ends = [one.box_ends_at for one in p.lines if one.box_ends_at is not None]
     if ends:
-        legend.append("│ the line leaves the fit's box")
+        legend.append(f"│ {p.box_words}")
     low, high = p.shown_xs
     body = plot(
         curves,

@@ -55,13 +55,14 @@ class PredictAnswer:
         inputs = ", ".join(
             f"{name} {short_count_text(value)}" for name, value in one.inputs.items()
         )
+        given = [word for k, v in one.inputs.items() for word in (f"--{k}", f"{v:.6g}")]
         known = np.isfinite(one.low)
         interval = f"{one.low:.4g} to {one.high:.4g} with {one.level:.0%}" if known else "unknown"
         origin = Origin.EXTRAPOLATED if one.outside else Origin.MODELED
         return Report(
             title=f"Loss {one.loss:.4g} {one.unit} at {inputs}",
             subtitle=f"{self.law.form.formula}; {self.law.source}",
-            command=command("laws", "predict", "--law", self.law.name),
+            command=command("laws", "predict", "--law", self.law.name, *given),
             key_numbers=(
                 KeyNumber(
                     name="Loss",

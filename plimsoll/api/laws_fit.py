@@ -279,6 +279,7 @@ class CompareLawsAnswer:
     found: tuple[Compared, ...]
     table: LossTable
     seed: int = 0
+    asked: tuple[str, ...] = ()
 
     def report(self) -> Report:
         """See ``Answer``."""
@@ -293,12 +294,14 @@ class CompareLawsAnswer:
         return Report(
             title=title,
             subtitle=f"{len(self.table)} runs of {self.table.name}",
-            command=command("laws", "compare", self.table.name),
+            command=command(*(self.asked or ("laws", "compare", self.table.name))),
             tables=(_comparison(self.found),),
             pictures=self.pictures(),
             num_on_terminal=0,
             notes=self.table.averaged().notes,
-            next_command=command("laws", "fit", self.table.name, "--out", "law.yaml"),
+            next_command=command(
+                "laws", "fit", self.table.name, *_how_read(self.asked), "--out", "law.yaml"
+            ),
         )
 
     def pictures(self) -> tuple[Picture, ...]:
@@ -320,6 +323,17 @@ class CompareLawsAnswer:
             "points": len(self.table),
             "forms": [_compared_data(one) for one in self.found],
         }
+
+
+def _how_read(asked: Sequence[str]) -> list[str]:
+    """The words of a command that say how a table is read."""
+    kept: list[str] = []
+    for word, value in zip(asked, (*asked[1:], ""), strict=False):
+        if word in ("--columns", "--loss", "--unit"):
+            kept += [word, value]
+        elif word.startswith(("--columns=", "--loss=", "--unit=")):
+            kept.append(word)
+    return kept
 
 
 def compare_laws(table: LossTable, *, seed: int = 0) -> CompareLawsAnswer:

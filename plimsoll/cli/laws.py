@@ -70,17 +70,16 @@ def compare(
     figures: Figures = None,
 ) -> None:
     """All forms on the same held-out runs."""
+    import sys
+    from dataclasses import replace
+
     from plimsoll.api.laws_fit import compare_laws, read_runs
     from plimsoll.cli.output import check_folder, check_writable, emit
 
     check_writable(report)
     check_folder(figures)
-    emit(
-        compare_laws(read_runs(runs, columns, loss, unit), seed=seed),
-        json=json,
-        html=report,
-        figures=figures,
-    )
+    answer = compare_laws(read_runs(runs, columns, loss, unit), seed=seed)
+    emit(replace(answer, asked=tuple(sys.argv[1:])), json=json, html=report, figures=figures)
 
 
 @laws_app.command()

@@ -1,4 +1,4 @@
-"""The verbs of ``laws``: list, fit, compare, predict, allocate, advise."""
+"""The verbs of ``laws``; those with a file of their own are named at the end."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
+from plimsoll.cli.laws_hyper import hyper
 from plimsoll.cli.options import Json, ReportFile, Seed
 
 __all__ = ["laws_app"]
@@ -140,3 +141,6 @@ def advise(
         unique=tokens_of(unique, "--unique") if unique else 0.0,
     )
     emit(answer, json=json, html=report)
+
+
+laws_app.command()(hyper)

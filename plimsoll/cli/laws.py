@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
+from plimsoll.cli.laws_filter import filter_data
 from plimsoll.cli.laws_hyper import hyper
 from plimsoll.cli.options import Json, ReportFile, Seed
 
@@ -144,3 +145,4 @@ def advise(
 
 
 laws_app.command()(hyper)
+laws_app.command("filter")(filter_data)

@@ -37,7 +37,7 @@ def hyper(
     from plimsoll.api.laws_budget import tokens_of
     from plimsoll.api.laws_fit import parse_columns
     from plimsoll.api.laws_hyper import hyper as answer_for
-    from plimsoll.api.laws_hyper import read_user_sweep
+    from plimsoll.api.laws_sweep import read_user_sweep
     from plimsoll.cli.output import check_writable, emit
 
     check_writable(report)

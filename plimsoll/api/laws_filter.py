@@ -18,7 +18,7 @@ from plimsoll.laws.quality import (
     best_pool,
     mix,
 )
-from plimsoll.laws.quality_fit import FittedPools, PoolRuns, fit_floor, fit_pools
+from plimsoll.laws.quality_fit import FittedPools, PoolRuns, fit_pools
 from plimsoll.report.document import KeyNumber, Report, Table
 from plimsoll.report.wording import percent_text, short_count_text
 from plimsoll.spec.csv_records import read_records
@@ -32,6 +32,7 @@ Kind = Literal["utility", "data"]
 _BOXES = {"a": (1e-6, 1.0), "b": (0.005, 1.0), "tau": (0.5, 30.0)}
 _VALUES = 30
 _FLOORS = 8
+_ZOOMS = 3
 _UNITS = 1e3  # of the least that any run saw: a·n is then 1e-3 to 1e3 there
 _LEAST_TO_HOLD = 4
 
@@ -167,8 +168,8 @@ class FilterAnswer:
             return notes
         if not judged.floor_given:
             notes.append(
-                f"error that stays: {self.law.d:.3g}, the best of {_FLOORS} values tried; state a "
-                "known one with --floor"
+                f"the error that stays, {self.law.d:.3g}, is fitted too and ill known; state it "
+                "with --floor where you know it"
             )
         if judged.found.unidentified:
             notes.append(f"not fixed by the runs: {'; '.join(judged.found.unidentified)}")
@@ -325,27 +326,24 @@ def _fit(runs: list[PoolRuns], kind: Kind, floor: float | None) -> FitJudged:
         )
     unit = max(float(seen.min()) / _UNITS, 1e-9)
 
-    def fit(some: Sequence[PoolRuns], floors: Sequence[float]) -> FittedPools:
-        if len(floors) == 1:
-            return fit_pools(
-                some, d=floors[0], kind=kind, normaliser=unit, values=_VALUES, **_BOXES
-            )
-        return fit_floor(
-            some, np.array(floors), kind=kind, normaliser=unit, values=_VALUES, **_BOXES
-        )
+    def fit(d: float, some: Sequence[PoolRuns] = runs) -> FittedPools:
+        return fit_pools(some, d=d, kind=kind, normaliser=unit, values=_VALUES, **_BOXES)
 
-    tried = (
-        [floor]
-        if floor is not None
-        else np.linspace(lowest, lowest + 0.95 * (least - lowest), _FLOORS).tolist()
-    )
-    found = fit(runs, tried)
+    if floor is not None:
+        found = fit(floor)
+    else:
+        low, high = lowest, lowest + 0.95 * (least - lowest)
+        for _ in range(_ZOOMS):
+            tried = np.linspace(low, high, _FLOORS)
+            found = min((fit(d) for d in tried.tolist()), key=lambda fitted: fitted.residual)
+            step = (high - low) / (_FLOORS - 1)
+            low, high = max(low, found.law.d - step), min(high, found.law.d + step)
     held: dict[str, float] = {}
     if min(len(one.seen) for one in runs) >= _LEAST_TO_HOLD:
         for i, one in enumerate(runs):
             at = int(np.argmax(one.seen))
             rest = replace(one, seen=np.delete(one.seen, at), error=np.delete(one.error, at))
-            shorter = fit([*runs[:i], rest, *runs[i + 1 :]], [found.law.d])
+            shorter = fit(found.law.d, [*runs[:i], rest, *runs[i + 1 :]])
             said = shorter.law.error(mix([shorter.pools[i]]), float(one.seen[at]))
             held[one.name] = abs(said / float(one.error[at]) - 1)
     return FitJudged(

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
+from plimsoll.cli.laws_density import density
 from plimsoll.cli.laws_filter import filter_data
 from plimsoll.cli.laws_hyper import hyper
 from plimsoll.cli.options import Json, ReportFile, Seed
@@ -145,4 +146,5 @@ def advise(
 
 
 laws_app.command()(hyper)
+laws_app.command()(density)
 laws_app.command("filter")(filter_data)

@@ -228,10 +228,10 @@ def _row(name: str, ask: Callable[[], AllocateAnswer]) -> tuple[str, str, str, s
 
 
 def advise(
-    law: str, flops: float, *, on: str, serve_tokens: float = 0.0, unique: float = 0.0
+    law: str, flops: float, *, on: str, serve_tokens: float = 0.0, unique: float | None = None
 ) -> AdviseAnswer:
     """What to train with ``flops`` on the fleet ``on`` if ``serve_tokens`` are to be served and
-    ``unique`` different tokens exist (0: as many as are wanted).
+    ``unique`` different tokens exist (None: as many as are wanted).
 
     Raises:
         SpecError: an unknown law or device, numbers that cannot be.
@@ -259,7 +259,7 @@ def advise(
                 lambda: allocate(law, flops, serve_tokens=3 * serve_tokens, on=on, unique=unique),
             ),
         ]
-    if unique:
+    if unique is not None:
         others.append(
             _row(
                 "ten times the different tokens",

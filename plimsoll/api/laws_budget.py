@@ -234,17 +234,17 @@ def allocate(
     serve_tokens: float = 0.0,
     on: str = "",
     stretch: float = 10.0,
-    unique: float = 0.0,
+    unique: float | None = None,
 ) -> AllocateAnswer:
     """Split a budget; with ``on``, serving costs what it costs on those devices. ``unique``: how
-    many different tokens there are, 0 for as many as are wanted.
+    many different tokens there are, None for as many as are wanted.
 
     Raises:
         SpecError: an unknown law or device, numbers that cannot be.
         InfeasibleError: nothing in reach of the law.
     """
     whole = law_of(law)
-    found = limited(whole, unique) if unique else whole
+    found = whole if unique is None else limited(whole, unique)
     weight: float | Callable[[Floats], Floats] = 1.0
     low, high = found.box.get("params", (1e6, 1e12))
     low, high = low / stretch, high * stretch
@@ -261,7 +261,7 @@ def allocate(
 
     best = split(found, serve_tokens)
     epochs = None
-    if unique:
+    if unique is not None:
         epochs = epochs_over(
             found,
             best,

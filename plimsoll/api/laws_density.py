@@ -321,6 +321,9 @@ def densities(
     for name, share in (("--floor", floor), ("--least-score", least_score)):
         if not 0 <= share < 1:
             raise SpecError(f"{name} {share:g}: expected a score from 0 to below 1")
+    for name, given in (("--benchmarks", benchmarks), ("--reference", reference)):
+        if not given:
+            raise SpecError(f"{name}: names nothing; expected one or more, with commas between")
     families = {model.family for model in models}
     for family in reference:
         if family not in families:

@@ -114,7 +114,7 @@ def allocate(
         serve_tokens=tokens_of(serve, "--serve") if serve else 0.0,
         on=on,
         stretch=stretch,
-        unique=tokens_of(unique, "--unique") if unique else 0.0,
+        unique=tokens_of(unique, "--unique") if unique else None,
     )
     emit(answer, json=json, html=None)
 
@@ -140,7 +140,7 @@ def advise(
         tokens_of(flops.removesuffix("FLOPs"), "--flops"),
         on=on,
         serve_tokens=tokens_of(serve, "--serve") if serve else 0.0,
-        unique=tokens_of(unique, "--unique") if unique else 0.0,
+        unique=tokens_of(unique, "--unique") if unique else None,
     )
     emit(answer, json=json, html=report)
 

@@ -9,6 +9,8 @@ from plimsoll.cli.options import Json, ReportFile, Seed
 
 __all__ = ["hyper"]
 
+_COLUMNS = "params=params,tokens=tokens,lr=lr,batch=batch"
+
 
 def hyper(
     params: Annotated[str | None, Option(help="Parameters of the run, as in 7B.")] = None,
@@ -21,7 +23,7 @@ def hyper(
     ] = None,
     columns: Annotated[
         str, Option(help="Headers of the sweep, as in params=N,tokens=D,lr=lr,batch=bs.")
-    ] = "params=params,tokens=tokens,lr=lr,batch=batch",
+    ] = _COLUMNS,
     loss: Annotated[str, Option(help="Header of the final loss, smoothed.")] = "loss",
     batch_in: Annotated[str, Option(help="Unit of the sweep's batches: tokens, sequences.")] = (
         "tokens"
@@ -39,8 +41,11 @@ def hyper(
     from plimsoll.api.laws_hyper import hyper as answer_for
     from plimsoll.api.laws_sweep import read_user_sweep
     from plimsoll.cli.output import check_writable, emit
+    from plimsoll.spec.errors import SpecError
 
     check_writable(report)
+    if sweep is None and (columns, loss, batch_in) != (_COLUMNS, "loss", "tokens"):
+        raise SpecError("--columns, --loss and --batch-in are of a sweep; give it with --sweep")
     table = None
     if sweep is not None:
         table = read_user_sweep(sweep, parse_columns(columns), loss, batch_in, seq_len)

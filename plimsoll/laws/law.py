@@ -115,7 +115,7 @@ def _loaded(path: Path) -> Law:
             raise SpecError(f"{path}: box.{name} is missing or not from low to high")
     draws = [form.coordinates_of(draw) for draw in file.draws]
     return Law(
-        name=path.stem,
+        name=str(path),
         form=form,
         theta=form.coordinates_of(file.parameters),
         box=file.box,

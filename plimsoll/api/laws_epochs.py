@@ -97,6 +97,12 @@ class Epochs:
                 f"beyond {MEASURED_EPOCHS:g} epochs measured losses rise again and smaller models "
                 "were better than such a split: collect more data instead"
             )
+        low, high = self.law.box.get("unique", (0.0, float("inf")))
+        if not low <= self.unique <= high:
+            found.append(
+                f"the law was fitted on {short_count_text(low)} to {short_count_text(high)} "
+                "different tokens: extrapolated"
+            )
         form = self.law.form
         if isinstance(form, LimitedData) and not form.own:
             found.append(

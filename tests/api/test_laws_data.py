@@ -252,6 +252,8 @@ def test_enough_tokens_are_said_to_be_enough_and_too_few_too_few():
     few = allocate("chinchilla", 1e23, unique=1e9)
     assert few.data()["epochs"]["beyond_measured_epochs"]
     assert any("collect more data" in note for note in few.report().notes)
+    beyond = allocate("repeats", 1e22, unique=1e12)
+    assert any("fitted on 100M to 178B different" in note for note in beyond.report().notes)
 
 
 def test_advice_says_that_tokens_run_out():

@@ -26,8 +26,8 @@ __all__ = ["REPEATS_PUBLISHED", "RepeatedData", "RepeatedDataAndSize", "log_wort
 REPEATS_PUBLISHED = MappingProxyType(
     {
         "E": 1.86914,
-        "A": 520.803,
-        "B": 1487.61,
+        "A": 520.825,
+        "B": 1487.716,
         "alpha": 0.3526596,
         "beta": 0.3526596,
         "R_D": 15.387756,

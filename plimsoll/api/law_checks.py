@@ -166,6 +166,7 @@ def extrapolation(held: HeldOut) -> ExtrapolationPicture:
         for key, values in held.rest.table.columns.items()
     }
     level = held.predictions[0].level
+    lines = _lines(law, columns, name=held.rest.form.name, interval=True)
     return ExtrapolationPicture(
         title=f"Held out ({_split_words(held.split)}): predicted to "
         f"{percent_text(held.error)}, {held.num_within} of {len(runs)} inside their "
@@ -177,8 +178,10 @@ def extrapolation(held: HeldOut) -> ExtrapolationPicture:
         level=level,
         fitted=law_runs(held.rest),
         held_out=runs,
-        lines=tuple(_lines(law, columns, name=held.rest.form.name, interval=True)),
-        notes=(f"line: {_follows(axis)}, fitted without the runs held out",),
+        lines=tuple(lines),
+        notes=(f"line: {_follows(axis)}, fitted without the runs held out",)
+        if lines
+        else ("fitted without the runs held out",),
     )
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from plimsoll.laws.allocate import Allocation, tokens_for
-from plimsoll.laws.curves import IsoFlop, contour, iso_flop, levels, optimal_path
+from plimsoll.laws.curves import IsoFlop, contours, iso_flop, levels, optimal_path
 from plimsoll.laws.fit import Fit
 from plimsoll.laws.forms.contract import Floats
 from plimsoll.laws.held_out import axis_of
@@ -76,8 +76,10 @@ def point_of(one: Allocation, name: str = "") -> LawPoint:
 
 def cheapest_as_good(law: Law, loss: float) -> LawPoint | None:
     """The split of fewest training FLOPs with that loss; None if it lies out of reach."""
-    ranges = {name: (law.box[name][0] / 10, law.box[name][1] * 10) for name in ("params", "tokens")}
-    params, tokens = contour(law, loss, num=4001, **ranges)
+    (n_low, n_high), (d_low, d_high) = law.box["params"], law.box["tokens"]
+    ((params, tokens),) = contours(
+        law, [loss], num=4001, params=(n_low / 10, n_high * 10), tokens=(d_low / 10, d_high * 10)
+    )
     least = int(np.argmin(params * tokens)) if len(params) else 0
     if not 0 < least < len(params) - 1:
         return None
@@ -121,13 +123,8 @@ def loss_map(
         ),
         *through,
     ]
-    contours = []
-    for loss in sorted(drawn, reverse=True):
-        params, tokens = contour(law, loss, params=ranges["params"], tokens=ranges["tokens"])
-        if len(params) > 1:
-            contours.append(
-                LossContour(loss=loss, params=tuple(params.tolist()), tokens=tuple(tokens.tolist()))
-            )
+    drawn.sort(reverse=True)
+    found = contours(law, drawn, params=ranges["params"], tokens=ranges["tokens"])
     lines = []
     for name, params, tokens in budgets:
         shown = (params >= n_low) & (params <= n_high) & (tokens >= d_low) & (tokens <= d_high)
@@ -145,7 +142,11 @@ def loss_map(
         tokens=ranges["tokens"],
         box_params=law.box["params"],
         box_tokens=law.box["tokens"],
-        contours=tuple(contours),
+        contours=tuple(
+            LossContour(loss=loss, params=tuple(sizes.tolist()), tokens=tuple(counts.tolist()))
+            for loss, (sizes, counts) in zip(drawn, found, strict=True)
+            if len(sizes) > 1
+        ),
         optimal=tuple(optimal),
         budgets=tuple(lines),
         points=tuple(points),

@@ -17,11 +17,13 @@ from plimsoll.api.law_maps import (
     size_claim,
 )
 from plimsoll.api.laws import law_data
+from plimsoll.api.laws_epochs import Epochs, epochs_over
 from plimsoll.laws.allocate import Allocation, compute_optimal
 from plimsoll.laws.curves import iso_flop
 from plimsoll.laws.forms.contract import Floats
 from plimsoll.laws.law import Law, law_of
 from plimsoll.laws.predict import Prediction, predict
+from plimsoll.laws.repeats import LimitedData, limited
 from plimsoll.laws.serving_price import serving_weights
 from plimsoll.report.document import KeyNumber, Report, Table
 from plimsoll.report.law_pictures import LawPoint
@@ -53,16 +55,18 @@ class PredictAnswer:
         """See ``Answer``."""
         one = self.found
         inputs = ", ".join(
-            f"{name} {short_count_text(value)}" for name, value in one.inputs.items()
+            f"{name} {short_count_text(value)}" for name, value in self._given.items()
         )
-        given = [word for k, v in one.inputs.items() for word in (f"--{k}", f"{v:.6g}")]
+        words = ["--law", self.law.name]
+        limit = self._given.get("unique")
+        limits = [] if limit is None else ["--unique", f"{limit:.6g}"]
         known = np.isfinite(one.low)
         interval = f"{one.low:.4g} to {one.high:.4g} with {one.level:.0%}" if known else "unknown"
         origin = Origin.EXTRAPOLATED if one.outside else Origin.MODELED
         return Report(
             title=f"Loss {one.loss:.4g} {one.unit} at {inputs}",
             subtitle=f"{self.law.form.formula}; {self.law.source}",
-            command=command("laws", "predict", "--law", self.law.name, *given),
+            command=command("laws", "predict", *words, *self._options()),
             key_numbers=(
                 KeyNumber(
                     name="Loss",
@@ -80,26 +84,37 @@ class PredictAnswer:
                 )
                 if note
             ),
-            next_command=command("laws", "allocate", "--flops", "1e22", "--law", self.law.name),
+            next_command=command("laws", "allocate", "--flops", "1e22", *words, *limits),
         )
 
     def pictures(self) -> tuple[Picture, ...]:
         """Where the run lies on the law's map; none for a law of other inputs."""
-        if not has_map(self.law):
+        one, law = self.found, self.law
+        if "unique" in one.inputs:
+            law = limited(law, one.inputs["unique"])
+        if not has_map(law):
             return ()
-        one = self.found
         size, tokens = one.inputs["params"], one.inputs["tokens"]
         flops = 6 * size * tokens
         asked = LawPoint(name="the run", params=size, tokens=tokens, loss=one.loss, flops=flops)
-        cheapest = cheapest_as_good(self.law, one.loss)
+        cheapest = cheapest_as_good(law, one.loss)
         title = "Where the run lies on the law's map"
         if cheapest is not None:
             times = flops / cheapest.flops
             title = f"The same loss at the best split takes {flops_text(cheapest.flops)} FLOPs"
             title += f", {times:.3g} times fewer" if times > 1.05 else ": this one is as good"
         points = (asked,) if cheapest is None else (asked, cheapest)
-        line = (f"{flops_text(flops)} FLOPs", *budget_line(self.law, flops))
-        return (loss_map(self.law, title=title, points=points, budgets=(line,)),)
+        lines = [(f"{flops_text(flops)} FLOPs", *budget_line(law, flops)), *_pool_line(law)]
+        return (loss_map(law, title=title, points=points, budgets=lines),)
+
+    @property
+    def _given(self) -> dict[str, float]:
+        form = self.law.form
+        limit = {"unique": form.unique} if isinstance(form, LimitedData) else {}
+        return {**self.found.inputs, **limit}
+
+    def _options(self) -> list[str]:
+        return [w for name, v in self._given.items() for w in (f"--{name}", f"{v:.6g}")]
 
     def data(self) -> dict[str, Any]:
         """See ``Answer``."""
@@ -108,7 +123,7 @@ class PredictAnswer:
         return {
             "format_version": 1,
             "law": law_data(self.law),
-            "inputs": one.inputs,
+            "inputs": self._given,
             "loss": one.loss,
             "low": one.low if known else None,
             "high": one.high if known else None,
@@ -118,16 +133,32 @@ class PredictAnswer:
         }
 
 
+def _pool_line(law: Law) -> list[tuple[str, Floats, Floats]]:
+    """Where different tokens end and repeats begin, for a law of a limited pool."""
+    if not isinstance(law.form, LimitedData):
+        return []
+    low, high = law.box["params"]
+    sizes, pool = np.geomspace(low / 1e3, high * 1e3, 301), law.form.unique
+    return [(f"{short_count_text(pool)} different tokens", sizes, np.full(301, pool))]
+
+
 def predict_loss(law: str, inputs: Mapping[str, float], *, level: float = 0.9) -> PredictAnswer:
-    """The loss of a run that was not made."""
+    """The loss of a run that was not made; ``unique`` tokens also for laws of size and tokens.
+
+    Raises:
+        SpecError: an unknown law, inputs that cannot be.
+    """
     found = law_of(law)
+    if "unique" in inputs and "unique" not in found.form.inputs:
+        found = limited(found, inputs["unique"])
     return PredictAnswer(law=found, found=predict(found, inputs, level=level))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AllocateAnswer:
     """A split budget. ``alone``: the same without the serving load, None if there is none;
-    ``weigh``: what a serving FLOP costs at each size, None where it costs as one of training."""
+    ``epochs``: how the tokens repeat, None if they never end; ``weigh``: what a serving FLOP
+    costs beside one of training, also by size."""
 
     law: Law
     found: Allocation
@@ -136,7 +167,8 @@ class AllocateAnswer:
     on: str
     weight: float
     stretch: float
-    weigh: Callable[[Floats], Floats] | None = None
+    weigh: float | Callable[[Floats], Floats] = 1.0
+    epochs: Epochs | None = None
 
     def report(self) -> Report:
         """See ``Answer``."""
@@ -171,15 +203,22 @@ class AllocateAnswer:
             )
         elif self.serve_tokens:
             notes.append("a serving FLOP costs as much as one of training; name devices with --on")
+        if self.epochs is not None:
+            notes += self.epochs.notes()
         interval = (
             f"{at.low:.4g} to {at.high:.4g} with 90 %" if np.isfinite(at.low) else "not known"
         )
         words = ["laws", "allocate", "--flops", f"{one.flops:.6g}", "--law", self.law.name]
         words += ["--serve", f"{self.serve_tokens:.6g}"] if self.serve_tokens else []
         words += ["--on", self.on] if self.on else []
+        epochs = self.epochs
+        if epochs is not None:
+            words += ["--unique", f"{epochs.unique:.6g}"]
+        repeats = f", {epochs.best.epochs:.3g} epochs" if epochs and epochs.repeated else ""
+        further = ["--unique", f"{epochs.unique:.3g}"] if epochs else []
         return Report(
             title=f"{short_count_text(one.params)} parameters on "
-            f"{short_count_text(one.tokens)} tokens",
+            f"{short_count_text(one.tokens)} tokens{repeats}",
             subtitle=f"{one.flops:.3g} FLOPs by {self.law.form.formula}; {self.law.source}",
             command=command(*words),
             key_numbers=(
@@ -189,7 +228,7 @@ class AllocateAnswer:
                     note=f"interval {interval}",
                 ),
             ),
-            tables=(table,),
+            tables=(table,) if epochs is None else (table, epochs.table()),
             pictures=self.pictures(),
             num_on_terminal=1,
             assumptions=(
@@ -206,13 +245,14 @@ class AllocateAnswer:
                 f"{one.params:.3g}",
                 "--tokens",
                 f"{one.tokens:.3g}",
+                *further,
             ),
         )
 
     def pictures(self) -> tuple[Picture, ...]:
         """Loss against size at this budget and its neighbors, and the law's map."""
         law, one, flops = self.law, self.found, self.found.flops
-        weight = self.weigh or 1.0
+        weight = self.weigh
         best = iso_flop(
             law,
             flops,
@@ -231,6 +271,7 @@ class AllocateAnswer:
         if load:
             line = budget_line(law, flops, serve_tokens=self.serve_tokens, serve_weight=weight)
             lines.append((with_load, *line))
+        lines += _pool_line(law)
         points = [point_of(one, "best allowed" if one.edge else "best for this budget")]
         points += [] if self.alone is None else [point_of(self.alone, "training alone")]
         chart = loss_map(
@@ -264,6 +305,7 @@ class AllocateAnswer:
             "serve_tokens": self.serve_tokens,
             "serve_weight": self.weight,
             "on": self.on,
+            "epochs": None if self.epochs is None else self.epochs.data(),
         }
 
 
@@ -274,46 +316,51 @@ def allocate(
     serve_tokens: float = 0.0,
     on: str = "",
     stretch: float = 10.0,
+    unique: float | None = None,
 ) -> AllocateAnswer:
-    """Split a budget; with ``on``, serving costs what it costs on those devices.
+    """Split a budget; with ``on``, serving costs what it costs on those devices. ``unique``: how
+    many different tokens there are, None for as many as are wanted.
 
     Raises:
         SpecError: an unknown law or device, numbers that cannot be.
         InfeasibleError: nothing in reach of the law.
     """
-    found = law_of(law)
-    weight = 1.0
-    alone = None
-    weigh: Callable[[Floats], Floats] | None = None
+    whole = law_of(law)
+    found = whole if unique is None else limited(whole, unique)
+    weight: float | Callable[[Floats], Floats] = 1.0
+    low, high = found.box.get("params", (1e6, 1e12))
+    low, high = low / stretch, high * stretch
     if serve_tokens and on:
         device = parse_fleet(on).parts[0].device
-        low, high = found.box.get("params", (1e6, 1e12))
-        sizes = np.geomspace(low / stretch, high * stretch, _NODES)
+        sizes = np.geomspace(low, high, _NODES)
         weights = serving_weights(sizes, device)
 
-        def at(n: Floats) -> Floats:
-            return np.asarray(np.interp(np.log(n), np.log(sizes), weights))
+        def weight(n: Floats) -> Floats:
+            return np.interp(np.log(n), np.log(sizes), weights)
 
-        weigh = at
-        best = compute_optimal(
+    def split(by: Law, served: float) -> Allocation:
+        return compute_optimal(by, flops, serve_tokens=served, serve_weight=weight, stretch=stretch)
+
+    best = split(found, serve_tokens)
+    epochs = None
+    if unique is not None:
+        epochs = epochs_over(
             found,
-            flops,
+            best,
+            split(whole, serve_tokens) if "unique" not in whole.box else None,
+            unique=unique,
             serve_tokens=serve_tokens,
-            serve_weight=weigh,
-            stretch=stretch,
+            serve_weight=weight,
+            sizes=(low, high),
         )
-        weight = float(np.interp(np.log(best.params), np.log(sizes), weights))
-    else:
-        best = compute_optimal(found, flops, serve_tokens=serve_tokens, stretch=stretch)
-    if serve_tokens:
-        alone = compute_optimal(found, flops, stretch=stretch)
     return AllocateAnswer(
         law=found,
         found=best,
-        alone=alone,
+        alone=split(found, 0.0) if serve_tokens else None,
         serve_tokens=serve_tokens,
         on=on,
-        weight=weight,
+        weight=float(weight(np.array(best.params))) if callable(weight) else weight,
         stretch=stretch,
-        weigh=weigh,
+        weigh=weight,
+        epochs=epochs,
     )

@@ -113,6 +113,7 @@ class FitLawAnswer:
         if self.held is None:
             notes.append("no check on runs held out: too few would be left to fit")
         law = self.saved or "law.yaml"
+        limit = ("--unique", "100B") if "unique" in found.form.inputs else ()
         return Report(
             title=f"{found.form.title} fits {len(found.table)} runs to "
             f"{percent_text(found.rmse)} (R² {found.r2:.4f} of ln loss)",
@@ -123,7 +124,7 @@ class FitLawAnswer:
             pictures=self.pictures(),
             num_on_terminal=1,
             notes=tuple(notes),
-            next_command=command("laws", "allocate", "--flops", "1e22", "--law", law)
+            next_command=command("laws", "allocate", "--flops", "1e22", "--law", law, *limit)
             if self.saved
             else command(*(self.asked or ("laws", "fit", self.source)), "--out", law),
         )

@@ -16,10 +16,11 @@ from plimsoll.laws.forms.contract import Floats
 from plimsoll.laws.law import Law
 from plimsoll.spec.errors import InfeasibleError
 
-__all__ = ["IsoFlop", "contour", "iso_flop", "levels", "optimal_path"]
+__all__ = ["IsoFlop", "contours", "iso_flop", "levels", "optimal_path"]
 
-_HALVINGS = 60
+_HALVINGS = 45
 _GRID = 2001
+_COARSE = 401  # sizes of a first look; smooth curves need no more
 
 Range = tuple[float, float]
 
@@ -40,26 +41,30 @@ class IsoFlop:
         return min(both), max(both)
 
 
-def contour(
-    law: Law, loss: float, *, params: Range, tokens: Range, num: int = 160
-) -> tuple[Floats, Floats]:
-    """Sizes and tokens, [k] each, at which the law gives ``loss``, inside both ranges; k is 0
-    where it never does. Sizes fall, tokens rise."""
+def contours(
+    law: Law, losses: Sequence[float], *, params: Range, tokens: Range, num: int = 160
+) -> list[tuple[Floats, Floats]]:
+    """For each of ``losses`` the sizes and tokens, [k] each, at which the law gives it, inside both
+    ranges; k is 0 where it never does. Sizes fall, tokens rise."""
     (a, b), (c, d) = np.log(params), np.log(tokens)
-    ratio = np.linspace(c - b, d - a, num + 2)[1:-1]  # ln of tokens a parameter
+    rays = np.linspace(c - b, d - a, num + 2)[1:-1]  # ln of tokens a parameter
+    wanted = np.repeat(np.log(np.asarray(losses, dtype=float)), num)
+    ratio = np.tile(rays, len(losses))
     low = np.maximum(2 * a + ratio, 2 * c - ratio)  # ln of params times tokens
     high = np.minimum(2 * b + ratio, 2 * d - ratio)
 
     def excess(product: Floats) -> Floats:
         x = {"params": np.exp((product - ratio) / 2), "tokens": np.exp((product + ratio) / 2)}
-        return law.form.log_loss(law.theta, x) - np.log(loss)
+        return law.form.log_loss(law.theta, x) - wanted
 
     meets = (excess(low) >= 0) & (excess(high) <= 0)
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
         above = excess(middle) > 0
         low, high = np.where(above, middle, low), np.where(above, high, middle)
-    return np.exp((high - ratio) / 2)[meets], np.exp((high + ratio) / 2)[meets]
+    sizes, counts = np.exp((high - ratio) / 2), np.exp((high + ratio) / 2)
+    pieces = [slice(k * num, (k + 1) * num) for k in range(len(losses))]
+    return [(sizes[p][meets[p]], counts[p][meets[p]]) for p in pieces]
 
 
 def levels(law: Law, *, params: Range, tokens: Range, count: int = 9) -> list[float]:
@@ -124,7 +129,7 @@ def optimal_path(
     for budget in flops:
         for stretch in stretches:
             try:
-                one = compute_optimal(law, float(budget), stretch=stretch)
+                one = compute_optimal(law, float(budget), stretch=stretch, num=_COARSE)
             except InfeasibleError:
                 continue
             if not one.edge:

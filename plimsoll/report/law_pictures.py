@@ -82,7 +82,7 @@ class LossContour:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BudgetLine:
-    """Splits that cost the same."""
+    """Splits that cost the same, or that use up the same pool of tokens."""
 
     __pydantic_config__: ClassVar = PLAIN
     name: str

@@ -124,6 +124,18 @@ def test_curves_of_a_split_are_marked_where_the_verb_answers():
     assert (float(low), float(high)) == pytest.approx((good[0] / 1e9, good[-1] / 1e9), rel=0.01)
 
 
+def test_a_limited_pool_is_drawn_where_its_tokens_end_and_by_the_limited_law():
+    answer = allocate("chinchilla", 1e22, unique=2e10)
+    drawn = by_kind(answer)
+    pool = drawn["iso-loss"].budgets[-1]
+    assert pool.name == "20B different tokens" and set(pool.tokens) == {2e10}
+    least = next(one.least for one in drawn["iso-flop"].curves if one.name == "1e22 FLOPs")
+    assert (least.params, least.loss) == (answer.found.params, answer.found.loss)
+    assert least.loss > allocate("chinchilla", 1e22).found.loss
+    (chart,) = predict_loss("repeats", {"params": 7e9, "tokens": 2e11, "unique": 2e10}).pictures()
+    assert chart.budgets[-1].name == "20B different tokens"
+
+
 def test_an_answer_at_an_edge_is_not_drawn_as_a_minimum():
     drawn = by_kind(allocate("kaplan", 1e22))
     assert "loss still falls at the largest size allowed" in drawn["iso-flop"].title

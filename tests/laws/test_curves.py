@@ -6,10 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plimsoll.laws.allocate import compute_optimal
-from plimsoll.laws.curves import contour, iso_flop, levels, optimal_path
+from plimsoll.laws.curves import contours, iso_flop, levels, optimal_path
 from plimsoll.laws.law import PUBLISHED
+from plimsoll.laws.repeats import limited
 
-LAWS = list(PUBLISHED)
+LAWS = [name for name, law in PUBLISHED.items() if law.form.inputs == ("params", "tokens")]
 
 
 def ranges(law, factor=3.0):
@@ -22,8 +23,7 @@ def test_every_point_of_a_contour_has_its_loss_and_lies_in_the_ranges(name):
     shown = ranges(law)
     found = levels(law, **shown)
     assert len(found) > 4 and found == sorted(found, reverse=True)
-    for loss in found:
-        params, tokens = contour(law, loss, **shown)
+    for loss, (params, tokens) in zip(found, contours(law, found, **shown), strict=True):
         assert len(params) > 1
         at = law.predict({"params": params, "tokens": tokens})
         np.testing.assert_allclose(at, loss, rtol=1e-9)
@@ -33,9 +33,24 @@ def test_every_point_of_a_contour_has_its_loss_and_lies_in_the_ranges(name):
             assert low * (1 - 1e-9) <= values.min() <= values.max() <= high * (1 + 1e-9)
 
 
+def test_contours_over_a_limited_pool_flatten_where_repeats_are_worth_nothing():
+    law = limited(PUBLISHED["chinchilla"], 2e10)
+    shown = ranges(law)
+    found = levels(law, **shown)
+    for loss, (params, tokens) in zip(found, contours(law, found, **shown), strict=True):
+        np.testing.assert_allclose(
+            law.predict({"params": params, "tokens": tokens}), loss, rtol=1e-9
+        )
+    out_of_reach = PUBLISHED["chinchilla"].predict(
+        {"params": np.array([1e12]), "tokens": np.array([2e10 * 17])}
+    )[0]
+    ((none, _),) = contours(law, [float(out_of_reach)], **shown)
+    assert len(none) == 0
+
+
 def test_a_contour_reaches_the_edges_of_the_ranges():
     law = PUBLISHED["chinchilla"]
-    params, tokens = contour(law, 2.3, **ranges(law), num=2000)
+    ((params, tokens),) = contours(law, [2.3], **ranges(law), num=2000)
     (_, n_high), (_, d_high) = ranges(law)["params"], ranges(law)["tokens"]
     assert params[0] == pytest.approx(n_high, rel=0.02)
     assert tokens[-1] == pytest.approx(d_high, rel=0.02)
@@ -43,9 +58,9 @@ def test_a_contour_reaches_the_edges_of_the_ranges():
 
 def test_a_loss_out_of_reach_has_no_contour():
     law = PUBLISHED["chinchilla"]
-    for loss in (1.5, 50.0):
-        params, tokens = contour(law, loss, **ranges(law))
-        assert len(params) == len(tokens) == 0
+    near, low, high = contours(law, [2.3, 1.5, 50.0], **ranges(law))
+    assert len(near[0]) > 1
+    assert [len(values) for values in (*low, *high)] == [0, 0, 0, 0]
 
 
 @settings(max_examples=12, deadline=None)
@@ -96,6 +111,6 @@ def test_the_path_holds_minima_only_and_agrees_with_a_grid():
 def test_a_form_that_bends_down_far_away_keeps_its_near_minimum():
     law = PUBLISHED["farseer"]
     assert compute_optimal(law, 1e22, stretch=100.0).edge
-    near = optimal_path(law, [1e22], stretches=(10.0, 100.0))
-    assert near == [compute_optimal(law, 1e22)]
+    (near,) = optimal_path(law, [1e22], stretches=(10.0, 100.0))
+    assert near.params == pytest.approx(compute_optimal(law, 1e22).params, rel=1e-4)
     assert not optimal_path(law, [1e22], stretches=(100.0,))

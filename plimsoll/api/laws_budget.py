@@ -250,7 +250,10 @@ class AllocateAnswer:
         )
 
     def pictures(self) -> tuple[Picture, ...]:
-        """Loss against size at this budget and its neighbors, and the law's map."""
+        """Loss against size at this budget and its neighbors, and the law's map; none for a law of
+        other inputs."""
+        if not has_map(self.law):
+            return ()
         law, one, flops = self.law, self.found, self.found.flops
         weight = self.weigh
         best = iso_flop(

@@ -64,6 +64,11 @@ class Fit:
         """Of the loss."""
         return self.table.unit
 
+    @property
+    def outlier_bound(self) -> float:
+        """ln-residuals further from zero than this are outliers: five robust deviations."""
+        return _outlier_bound(self.residuals)
+
     def interval(self, level: float = 0.9) -> dict[str, tuple[float, float]]:
         """Bootstrap interval of each parameter; {} before ``bootstrap``."""
         if not len(self.draws):
@@ -78,6 +83,11 @@ class Fit:
     def predict(self, x: Inputs) -> Floats:
         """Losses, in the table's unit; [n]."""
         return np.exp(self.form.log_loss(self.theta, x))
+
+
+def _outlier_bound(residuals: Floats) -> float:
+    deviation = float(np.median(np.abs(residuals - np.median(residuals)))) * 1.4826
+    return _OUTLIER * max(deviation, 1e-12)
 
 
 def form_of(name: str) -> LossForm:
@@ -128,8 +138,7 @@ def fit(form: LossForm, table: LossTable, *, delta: float = DELTA) -> Fit:
             change="vary sizes and tokens independently, or fit a form with fewer parameters",
         )
     spread = float(((log_loss - log_loss.mean()) ** 2).sum())
-    middle = float(np.median(np.abs(residuals - np.median(residuals)))) * 1.4826
-    far = np.abs(residuals) > _OUTLIER * max(middle, 1e-12)
+    far = np.abs(residuals) > _outlier_bound(residuals)
     return Fit(
         form=form,
         theta=found,

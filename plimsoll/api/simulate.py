@@ -47,9 +47,9 @@ from plimsoll.spec.fleet import parse_fleet
 from plimsoll.spec.hardware import Device
 from plimsoll.spec.io import plain, read
 from plimsoll.spec.model import ModelSpec
-from plimsoll.spec.model_files import load_model
 from plimsoll.spec.origin import Band
 from plimsoll.spec.plan import ServingPlan
+from plimsoll.spec.planned_model import model_of_plan
 from plimsoll.spec.record import RunRecord
 from plimsoll.spec.slo import Slo
 from plimsoll.spec.summary import Summary
@@ -274,7 +274,7 @@ def _usd_per_hour(
 
 def _simulate(run: RunSpec, traffic: Workload, faults: Sequence[Fault]) -> SimulateAnswer:
     plan = run.plan
-    model = load_model(plan.model)
+    model = model_of_plan(plan)
     fleet = parse_fleet(plan.fleet)
     record = simulate_plan(plan, model, fleet, traffic, seed=run.seed, faults=faults)
     placed = seats(plan, fleet)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from plimsoll.api.commands import command
-from plimsoll.api.laws import law_data
+from plimsoll.api.laws import law_data, spend_command
 from plimsoll.laws.allocate import Allocation, compute_optimal
 from plimsoll.laws.law import Law, law_of
 from plimsoll.laws.predict import Prediction, predict
@@ -64,7 +64,7 @@ class PredictAnswer:
                 )
                 if note
             ),
-            next_command=command("laws", "allocate", "--flops", "1e22", "--law", self.law.name),
+            next_command=spend_command(self.law.name, self.law.form.inputs),
         )
 
     def data(self) -> dict[str, Any]:

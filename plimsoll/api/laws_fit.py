@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from plimsoll.api.commands import command
-from plimsoll.api.laws import law_data
+from plimsoll.api.laws import law_data, spend_command
 from plimsoll.laws.compare import Compared, compare, select
 from plimsoll.laws.fit import Fit, bootstrap, fit, form_of
 from plimsoll.laws.forms import FORMS
@@ -106,7 +106,7 @@ class FitLawAnswer:
             command=command(*(self.asked or ("laws", "fit", self.source))),
             tables=tuple(tables),
             notes=tuple(notes),
-            next_command=command("laws", "allocate", "--flops", "1e22", "--law", law)
+            next_command=spend_command(law, found.form.inputs)
             if self.saved
             else command(*(self.asked or ("laws", "fit", self.source)), "--out", law),
         )

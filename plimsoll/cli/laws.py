@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
+from plimsoll.cli.laws_streams import streams
 from plimsoll.cli.options import Json, ReportFile, Seed
 
 __all__ = ["laws_app"]
@@ -20,6 +21,8 @@ Loss = Annotated[str, Option(help="Header of the loss.")]
 Unit = Annotated[str, Option(help="nats or bits, a token or a byte.")]
 LawOption = Annotated[str, Option("--law", help="Published law, or a file that fit --out wrote.")]
 _COLUMNS = "params=params,tokens=tokens"
+
+laws_app.command()(streams)
 
 
 @laws_app.command("list")

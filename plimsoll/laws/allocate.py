@@ -73,9 +73,12 @@ def compute_optimal(
         InfeasibleError: no size in the box leaves tokens in the box.
     """
     if law.form.inputs != ("params", "tokens"):
+        instead = "fit a form of these"
+        if "streams" in law.form.inputs:
+            instead += ", or trade streams against params with plimsoll laws streams"
         raise SpecError(
             f"{law.form.name} has inputs {', '.join(law.form.inputs)}; compute is split "
-            "between params and tokens, fit a form of these"
+            f"between params and tokens, {instead}"
         )
     for name, value, least in (
         ("flops", flops, 1.0),

@@ -17,6 +17,7 @@ from plimsoll.laws.forms.chinchilla import CHINCHILLA_PUBLISHED, CHINCHILLA_REFI
 from plimsoll.laws.forms.contract import Floats, Inputs, LossForm
 from plimsoll.laws.forms.farseer import FARSEER_PUBLISHED
 from plimsoll.laws.forms.kaplan import KAPLAN_PUBLISHED
+from plimsoll.laws.forms.parscale import PARSCALE_PILE, PARSCALE_STACK
 from plimsoll.laws.table import Unit
 from plimsoll.spec.errors import SpecError, suggest
 from plimsoll.spec.io import PLAIN, read
@@ -148,6 +149,20 @@ def _published(
     )
 
 
+def _of_streams(name: str, parameters: Mapping[str, float], rmse: float, corpus: str) -> Law:
+    form = form_of("parscale")
+    return Law(
+        name=name,
+        form=form,
+        theta=form.coordinates_of(parameters),
+        box={"params": (5.35e8, 4.42e9), "streams": (1.0, 8.0)},
+        rmse=rmse,
+        unit="nats",
+        points=24,
+        source=f"a fit to the losses of arXiv 2505.10475 on {corpus}; sizes without embeddings",
+    )
+
+
 PUBLISHED: dict[str, Law] = {
     law.name: law
     for law in (
@@ -187,6 +202,8 @@ PUBLISHED: dict[str, Law] = {
             404,
             "arXiv 2506.10972; bits a character of English text, sizes without embeddings",
         ),
+        _of_streams("parscale-stack", PARSCALE_STACK, 0.00245, "Stack-V2-Python"),
+        _of_streams("parscale-pile", PARSCALE_PILE, 0.00182, "the Pile"),
     )
 }
 """Laws as printed. Their losses are of their own data and vocabulary: compare sizes and tokens

@@ -140,10 +140,14 @@ class SimulateAnswer:
         plan = self.run.plan
         if plan.engine == "plimsoll":
             return command("serve", self.plan_path or "plan.yaml")
-        if self.summary.slo_met is not False and self.plan_path:
-            return command("export", self.plan_path, "--to", plan.engine)
         asked = workload_words(self.run.workload, drawn=False)
-        return command("plan", plan.model, "--on", plan.fleet, *asked, *slo_words(plan.slo))
+        if self.summary.slo_met is not False and self.plan_path:
+            if plan.streams > 1 and plan.slo.targets:  # no engine to export to
+                return command("simulate", self.plan_path, *asked, "--sweep")
+            if plan.streams == 1:
+                return command("export", self.plan_path, "--to", plan.engine)
+        more = ("--set", f"streams={plan.streams}") if plan.streams > 1 else ()
+        return command("plan", plan.model, "--on", plan.fleet, *asked, *slo_words(plan.slo), *more)
 
     def data(self) -> dict[str, Any]:
         """See ``Answer``."""

@@ -43,7 +43,6 @@ __all__ = [
     "kv_bytes",
     "kv_bytes_per_token",
     "mixer_cache",
-    "prefix_bytes_per_sequence",
     "state_bytes_per_sequence",
 ]
 
@@ -175,13 +174,6 @@ def kv_bytes_per_token(model: ModelSpec, kv_dtype: DType, tp: int = 1) -> float:
     Llama-3.1-70B in bf16: 80 layers x 2 x 8 heads x 128 x 2 B = 327,680 B.
     """
     return model.streams * groups_kv_bytes_per_token(model.layers, kv_dtype, tp)
-
-
-def prefix_bytes_per_sequence(model: ModelSpec, kv_dtype: DType, tp: int = 1) -> float:
-    """Bytes of the prefixes before a sequence in all its streams, on one of ``tp`` devices."""
-    if model.streams == 1:
-        return 0.0
-    return PREFIX_TOKENS * kv_bytes_per_token(model, kv_dtype, tp)
 
 
 def state_bytes_per_sequence(model: ModelSpec, kv_dtype: DType, tp: int = 1) -> float:

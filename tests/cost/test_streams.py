@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plimsoll.cost.cut import stage_weight_bytes
-from plimsoll.cost.kv import kv_bytes, kv_bytes_per_token, prefix_bytes_per_sequence
+from plimsoll.cost.kv import kv_bytes, kv_bytes_per_token
 from plimsoll.cost.memory import footprint, kv_capacity
 from plimsoll.cost.parallel import parscale_cost, scaled_shape, stream_shape
 from plimsoll.cost.peak import peak
@@ -70,7 +70,6 @@ def test_a_sequence_holds_p_times_its_length_and_48(streams, length, tp, block_t
     token_bytes = kv_bytes_per_token(QWEN, DType.BF16, tp)
     held = kv_bytes(model, length, DType.BF16, tp)
     assert held == streams * (length + 48) * token_bytes
-    assert prefix_bytes_per_sequence(model, DType.BF16, tp) == streams * 48 * token_bytes
     assert kv_bytes(model, 0, DType.BF16, tp) == 0
     capacity = kv_capacity(model, A100, Parallel(tp=tp), block_tokens=block_tokens)
     block_bytes = streams * block_tokens * token_bytes

@@ -11,7 +11,7 @@ from plimsoll.api.laws_fit import fit_law, read_runs
 from plimsoll.api.laws_streams import laws_streams, load_of, stream_counts
 from plimsoll.api.plan_settings import space_options
 from plimsoll.api.simulate import load_plan
-from plimsoll.catalog.parscale import losses
+from plimsoll.catalog.parscale_published import losses
 from plimsoll.spec.errors import SpecError, UnsupportedError
 from plimsoll.spec.io import write
 from plimsoll.spec.plan import Pool, ServingPlan

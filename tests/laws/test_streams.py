@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plimsoll.catalog.parscale import losses, shape_of
+from plimsoll.catalog.parscale_published import losses, shape_of
 from plimsoll.cost.parallel import parscale_cost
 from plimsoll.laws.allocate import compute_optimal
 from plimsoll.laws.fit import fit

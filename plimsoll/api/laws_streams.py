@@ -10,8 +10,8 @@ from plimsoll.api.laws import law_data
 from plimsoll.cost.parallel import StreamShape, scaled_shape, stream_shape
 from plimsoll.laws.law import Law, law_of
 from plimsoll.laws.predict import Prediction, predict
-from plimsoll.laws.serving_price import llama_of
 from plimsoll.laws.streams import (
+    PAPER_SHAPE,
     StreamChoice,
     StreamLoad,
     StreamOffer,
@@ -133,12 +133,21 @@ class StreamsAnswer:
             assumptions=(
                 "roofline with 0.7 of the device's arithmetic and 0.9 of its bandwidth in bf16; "
                 "activations left out of memory",
+                *self._proportions(),
                 "the larger model is as deep as the base and wider; params without embeddings",
                 "equal training tokens; streams run each of them P times, or are added to a "
                 "trained base in a few percent of them",
             ),
             notes=tuple(notes),
             next_command=command(*self._words(times=8)),
+        )
+
+    def _proportions(self) -> tuple[str, ...]:
+        if not _SIZE.fullmatch(self.base):
+            return ()
+        return (
+            "a size has the proportions of the paper's models: 36 layers, 16 heads, 2 with KV; "
+            "more KV heads favor the larger model",
         )
 
     def _first(self) -> StreamOffer:
@@ -150,7 +159,7 @@ class StreamsAnswer:
         return Origin.EXTRAPOLATED if at.outside else Origin.MODELED
 
     def _rows(self, one: StreamChoice) -> list[tuple[str, ...]]:
-        found = []
+        found: list[tuple[str, ...]] = []
         sides = _sides(one)
         for side in sides:
             streams = side.kind == "streams"
@@ -242,12 +251,12 @@ def _offer_data(offer: StreamOffer) -> dict[str, Any]:
 
 
 def _shape(base: str) -> tuple[str, StreamShape]:
-    """A size in the proportions of Llama, or a model's own shape."""
+    """A size in the proportions of the paper's models, or a model's own shape."""
     if _SIZE.fullmatch(base.strip()):
         params = parse_count(base, where="model")
         if params < 1:
             raise SpecError(f"model {base!r}: expected a size above zero, as in 1.6B")
-        return base.strip(), scaled_shape(stream_shape(llama_of(params)), params)
+        return base.strip(), scaled_shape(PAPER_SHAPE, params)
     model = load_model(base)
     return model.name, stream_shape(model)
 

@@ -25,6 +25,7 @@ from plimsoll.spec.errors import InfeasibleError, SpecError
 from plimsoll.spec.hardware import Device
 
 __all__ = [
+    "PAPER_SHAPE",
     "StreamChoice",
     "StreamLoad",
     "StreamOffer",
@@ -32,6 +33,9 @@ __all__ = [
     "equal_size",
     "stream_choices",
 ]
+
+PAPER_SHAPE = StreamShape(num_layers=36, hidden=1536, ffn=8320, kv_width=192, vocab=151_936)
+"""The paper's 1.6 B: 16 heads, two of them with KV. Its other sizes are as deep."""
 
 _BATCHES = tuple(2**k for k in range(13))
 

@@ -1,6 +1,9 @@
 """The catalog entry of ParScale; its law and its costs are tested on their own."""
 
+from typing import Any
+
 import pytest
+import torch
 
 from plimsoll.catalog.contract import Context
 from plimsoll.catalog.parscale import SYSTEM
@@ -14,9 +17,9 @@ def test_every_check_passes() -> None:
     assert sum(r.verdict == "pass" for r in rows) == 25
 
 
-def test_the_stored_runs_are_five_seeds_of_the_models_trained_now() -> None:
+def test_the_stored_runs_are_three_seeds_of_the_models_trained_now() -> None:
     runs = stored_runs()
-    assert sorted(runs) == [0, 1, 2, 3, 4]
+    assert sorted(runs) == [0, 1, 2]
     for one in runs.values():
         assert tuple(run.cell for run in one) == cells()
         assert all(1.5 < run.loss < 3 for run in one)
@@ -26,14 +29,15 @@ def test_the_stored_runs_are_five_seeds_of_the_models_trained_now() -> None:
         assert worth(one) > 0
 
 
-def test_training_a_cell_again_gives_the_same_loss(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same numbers whatever was drawn before, at a few steps."""
-    import torch
+def test_a_cell_starts_from_its_seed_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same weights whatever was drawn before, biases among them."""
 
-    monkeypatch.setattr("plimsoll.catalog.parscale_real._TOKENS", 3_000)
+    def start(model: Any, logits: Any, **_: Any) -> float:
+        return sum(float(part.detach().double().sum()) for part in model.parameters())
+
+    monkeypatch.setattr("plimsoll.catalog.parscale_real.train_text", start)
     cell = StreamCell(kind="streams", width=32, streams=2, prefix=4)
     first = train_cell(cell, 3)
     torch.randn(17)
-    again = train_cell(cell, 3)
-    assert first == again
+    assert train_cell(cell, 3) == first
     assert train_cell(cell, 4).loss != first.loss

@@ -82,10 +82,11 @@ def export(
             "export: a plan with engine plimsoll is started by `plimsoll serve PLAN`; to export "
             "it, set engine to vllm, sglang or trtllm and judge it again with `plimsoll simulate`"
         )
-    if plan.streams > 1:
+    streams = model_of_plan(plan).streams
+    if streams > 1:
         raise UnsupportedError(
-            f"export: no engine written for runs a model with {plan.streams} streams; set "
-            "streams: 1, or simulate the plan as it is"
+            f"export: no engine written for runs a model with {streams} streams; export a plan of "
+            "a plain model, or simulate this one"
         )
     context = context_for(plan, model_path=model_path, workload=workload)
     return ExportAnswer(target=target, files=export_plan(plan, target, context))

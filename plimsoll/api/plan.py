@@ -339,10 +339,11 @@ class PlanAnswer:
 
     def _start(self) -> tuple[str, str]:
         """The command that starts one engine of the chosen plan, or why there is none."""
-        if self.plan.engine != "vllm":
+        if self.plan.engine != "vllm" and self.question.model.streams == 1:
             return command("export", self.plan_path or "plan.yaml", "--to", self.plan.engine), ""
-        if self.plan.streams > 1:
-            return "", f"no engine written for starts a model with {self.plan.streams} streams"
+        streams = self.question.model.streams
+        if streams > 1:
+            return "", f"no engine written for starts a model with {streams} streams"
         try:
             return serve_command(self.plan, context_for(self.plan)), ""
         except PlimsollError as error:

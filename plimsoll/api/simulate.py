@@ -142,9 +142,9 @@ class SimulateAnswer:
             return command("serve", self.plan_path or "plan.yaml")
         asked = workload_words(self.run.workload, drawn=False)
         if self.summary.slo_met is not False and self.plan_path:
-            if plan.streams > 1 and plan.slo.targets:  # no engine to export to
+            if self.model.streams > 1 and plan.slo.targets:  # no engine to export to
                 return command("simulate", self.plan_path, *asked, "--sweep")
-            if plan.streams == 1:
+            if self.model.streams == 1:
                 return command("export", self.plan_path, "--to", plan.engine)
         more = ("--set", f"streams={plan.streams}") if plan.streams > 1 else ()
         return command("plan", plan.model, "--on", plan.fleet, *asked, *slo_words(plan.slo), *more)

@@ -317,10 +317,10 @@ class ServingPlan:
 
     ``model`` is a bundled name or a path; ``fleet`` the hardware as the user wrote it.
     ``weight_dtype`` / ``kv_dtype`` None: as the checkpoint says. ``max_model_len`` 0: the
-    model's own context. ``streams``: parallel streams that each token runs in
-    (``spec/streams.py``). ``engine`` "plimsoll" is the package's own (``plimsoll serve``),
-    simulated from what ``plimsoll calibrate`` measured. ``scaling`` None: all replicas are always
-    up.
+    model's own context. ``streams``: parallel streams that each token runs in, 1: as the
+    model's own configuration says (``spec/streams.py``). ``engine`` "plimsoll" is the package's
+    own (``plimsoll serve``), simulated from what ``plimsoll calibrate`` measured. ``scaling``
+    None: all replicas are always up.
     """
 
     __pydantic_config__: ClassVar = PLAIN

@@ -164,6 +164,14 @@ def test_a_plan_and_another_model_are_told_apart():
         model_of_plan(replace(plan_of(4), model="gemma-2-9b"))
 
 
+def test_a_model_with_streams_of_its_own_needs_none_in_the_plan():
+    own = model_of_plan(plan_of(4))
+    record = simulate_plan(plan_of(1), own, FLEET, poisson(20, rate=2))
+    assert record.requests.ok.all() and record.meta["model"] == "qwen2.5-7b, 4 streams"
+    with pytest.raises(SpecError, match="do not lend KV memory with 4 streams"):
+        simulate_plan(plan_of(1, router=KvPoolRouter()), own, FLEET, poisson(2, rate=2))
+
+
 def test_the_report_states_streams():
     answer = simulate(plan_of(4), WorkloadSpec(text="256/64", rate_per_s=1.0, num_requests=20))
     report = answer.report()

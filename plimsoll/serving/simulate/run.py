@@ -125,7 +125,7 @@ def build(
     Raises:
         SpecError: the plan contradicts itself, or the model has other streams than it says.
     """
-    check_policies(plan)
+    check_policies(replace(plan, streams=max(plan.streams, model.streams)))
     if plan.streams not in (1, model.streams):
         raise SpecError(
             f"plan: streams is {plan.streams}, and {model.name} was given with {model.streams}; "

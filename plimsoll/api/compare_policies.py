@@ -74,7 +74,7 @@ class PoliciesAnswer:
             tables.append(Table(title="Not run", columns=("", "why"), rows=rows))
         return Report(
             title=self._title(others),
-            subtitle=f"{self.plan.model} on {self.plan.num_devices} of {self.plan.fleet}",
+            subtitle=f"{self.plan.served} on {self.plan.num_devices} of {self.plan.fleet}",
             command=command("compare", self.plan_path, *self.asked, *workload_words(self.workload)),
             tables=tuple(tables),
             next_command=command(

@@ -67,7 +67,7 @@ class LoadCurveAnswer:
             )
         return Report(
             title=picture.title,
-            subtitle=f"{self.plan.model} on {self.plan.num_devices} of {self.plan.fleet}; "
+            subtitle=f"{self.plan.served} on {self.plan.num_devices} of {self.plan.fleet}; "
             f"{_DURATION_S:.0f} s simulated a run, {picture.num_seeds} runs a point",
             command=command("simulate", self.plan_path, *workload_words(self.workload), "--sweep"),
             key_numbers=numbers,

@@ -344,3 +344,8 @@ class ServingPlan:
     def num_devices(self) -> int:
         """Devices of all pools."""
         return sum(pool.num_devices for pool in self.pools)
+
+    @property
+    def served(self) -> str:
+        """The model in words, with the streams that the plan gives it."""
+        return self.model if self.streams == 1 else f"{self.model}, {self.streams} streams"

@@ -1,6 +1,7 @@
 """``laws streams`` and what else of laws and plans names streams, as a user runs them."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,9 +10,12 @@ from plimsoll.api.export import export
 from plimsoll.api.fit import fit as fit_memory
 from plimsoll.api.laws_fit import fit_law, read_runs
 from plimsoll.api.laws_streams import laws_streams, load_of, stream_counts
+from plimsoll.api.plan import plan as search_plan
 from plimsoll.api.plan_settings import space_options
+from plimsoll.api.run_folder import WorkloadSpec
 from plimsoll.api.simulate import load_plan
 from plimsoll.catalog.parscale_published import losses
+from plimsoll.planning.plan_space import SpaceOptions
 from plimsoll.spec.errors import SpecError, UnsupportedError
 from plimsoll.spec.io import write
 from plimsoll.spec.plan import Pool, ServingPlan
@@ -126,6 +130,19 @@ def test_plan_files_take_streams_and_exports_refuse_them(tmp_path):
         load_plan(tmp_path / "bad.yaml")
     (tmp_path / "old.yaml").write_text(text.replace("streams: 4\n", ""))
     assert load_plan(tmp_path / "old.yaml").streams == 1
+
+
+def test_a_search_with_streams_finds_a_plan_with_them_and_says_so():
+    options = SpaceOptions(streams=4, modes=("aggregated",), budgets=(2048,), max_num_seqs=(32, 64))
+    asked = ("qwen2.5-7b", "1xA100-80G", WorkloadSpec(text="256/64"))
+    answer = search_plan(*asked, options=options)
+    assert answer.plan.streams == 4 and answer.question.model.streams == 4
+    report = answer.report()
+    assert "(4 streams)" in report.title and "4 streams on" in report.subtitle
+    assert report.start_command == ""
+    assert any("starts a model with 4 streams" in note for note in report.notes)
+    one = search_plan(*asked, options=replace(options, streams=1))
+    assert one.found.chosen.goodput.rate_per_s > 1.5 * answer.found.chosen.goodput.rate_per_s
 
 
 def test_one_stream_fits_as_before_and_the_answer_is_of_one():

@@ -20,9 +20,9 @@ from plimsoll.report.wording import percent_text, seconds_text
 from plimsoll.spec.errors import SpecError
 from plimsoll.spec.fleet import parse_fleet
 from plimsoll.spec.io import plain
-from plimsoll.spec.model_files import load_model
 from plimsoll.spec.origin import Band
 from plimsoll.spec.plan import ServingPlan
+from plimsoll.spec.planned_model import model_of_plan
 from plimsoll.spec.slo import Slo
 from plimsoll.spec.summary import Summary
 
@@ -74,7 +74,7 @@ class PoliciesAnswer:
             tables.append(Table(title="Not run", columns=("", "why"), rows=rows))
         return Report(
             title=self._title(others),
-            subtitle=f"{self.plan.model} on {self.plan.num_devices} of {self.plan.fleet}",
+            subtitle=f"{self.plan.served} on {self.plan.num_devices} of {self.plan.fleet}",
             command=command("compare", self.plan_path, *self.asked, *workload_words(self.workload)),
             tables=tuple(tables),
             next_command=command(
@@ -197,7 +197,7 @@ def rank_policies(
     if not plan.slo.targets:
         raise SpecError("--policies: the plan states no SLO; add --ttft-p99 or --tpot-p99")
     names = chosen(policies)
-    model, fleet = load_model(plan.model), parse_fleet(plan.fleet)
+    model, fleet = model_of_plan(plan), parse_fleet(plan.fleet)
     parts = draws(workload, seed)
     if parts[0].num_in_flight:
         raise SpecError(

@@ -13,8 +13,8 @@ from plimsoll.serving.simulate.run import batched_tokens
 from plimsoll.spec.errors import SpecError, UnsupportedError
 from plimsoll.spec.fleet import load_device, parse_fleet
 from plimsoll.spec.io import write_text
-from plimsoll.spec.model_files import load_model
 from plimsoll.spec.plan import ServingPlan
+from plimsoll.spec.planned_model import model_of_plan
 from plimsoll.spec.workload import Workload
 
 __all__ = ["ExportAnswer", "context_for", "export"]
@@ -82,6 +82,12 @@ def export(
             "export: a plan with engine plimsoll is started by `plimsoll serve PLAN`; to export "
             "it, set engine to vllm, sglang or trtllm and judge it again with `plimsoll simulate`"
         )
+    streams = model_of_plan(plan).streams
+    if streams > 1:
+        raise UnsupportedError(
+            f"export: no engine written for runs a model with {streams} streams; export a plan of "
+            "a plain model, or simulate this one"
+        )
     context = context_for(plan, model_path=model_path, workload=workload)
     return ExportAnswer(target=target, files=export_plan(plan, target, context))
 
@@ -90,7 +96,7 @@ def context_for(
     plan: ServingPlan, *, model_path: str = "", workload: Workload | None = None
 ) -> ExportContext:
     """What exporters need beside the plan, from the model, the devices and the memory answer."""
-    model = load_model(plan.model)
+    model = model_of_plan(plan)
     fleet = parse_fleet(plan.fleet)
     devices = {part.device.name: part.device for part in fleet.parts}
     nodes: dict[str, int] = {}

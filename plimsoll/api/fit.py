@@ -28,6 +28,7 @@ from plimsoll.spec.model_files import load_model
 from plimsoll.spec.origin import Band, Origin
 from plimsoll.spec.parameters import active_parameters, total_parameters
 from plimsoll.spec.plan import Parallel
+from plimsoll.spec.streams import PREFIX_TOKENS, with_streams
 from plimsoll.spec.units import format_bytes, format_seconds
 
 __all__ = ["FitAnswer", "FitRow", "fit"]
@@ -121,6 +122,7 @@ class FitAnswer:
             ),
         )
         words = "copy" if best.replicas == 1 else "copies"
+        before = PREFIX_TOKENS if model.streams > 1 else 0
         return Report(
             title=(
                 f"{model.name} fits on {self.fleet_text}: {best.replicas} {words} of "
@@ -129,9 +131,9 @@ class FitAnswer:
             ),
             subtitle=f"{size}, weights {weights}, KV {self.kv_dtype.value}; "
             f"memory derived from the configuration, times {best.origin.value}",
-            command=command("fit", self.model_text, "--on", self.fleet_text),
+            command=command("fit", self.model_text, "--on", self.fleet_text, *self._streams()),
             tables=(table,),
-            pictures=(_waterfall(best, self.context_tokens),),
+            pictures=(_waterfall(best, self.context_tokens + before),),
             assumptions=self.assumptions,
             next_command=command(
                 "plan",
@@ -142,8 +144,12 @@ class FitAnswer:
                 "2s",
                 "--tpot-p99",
                 "60ms",
+                *(("--set", f"streams={model.streams}") if self._streams() else ()),
             ),
         )
+
+    def _streams(self) -> tuple[str, ...]:
+        return ("--streams", str(self.model.streams)) if self.model.streams > 1 else ()
 
     def data(self) -> dict[str, Any]:
         """See ``Answer``."""
@@ -226,15 +232,17 @@ def fit(
     weight_dtype: DType | None = None,
     kv_dtype: DType | None = None,
     memory_fraction: float = 0.9,
+    streams: int = 1,
 ) -> FitAnswer:
     """Every way to cut ``model`` onto the fleet ``on`` that its memory allows.
 
     ``context_tokens`` 0: 5,000 (4,000 in, 1,000 out), or the model's own context if shorter.
+    ``streams``: parallel streams that its weights were trained for.
 
     Raises:
         InfeasibleError: no cut fits; it says by how much and what would.
     """
-    spec = load_model(model)
+    spec = with_streams(load_model(model), streams)
     fleet = parse_fleet(on)
     if not 0 < memory_fraction <= 1:
         raise SpecError(f"memory fraction {memory_fraction:g} is outside (0, 1]")

@@ -17,6 +17,7 @@ from plimsoll.spec.errors import InfeasibleError
 from plimsoll.spec.hardware import FleetPart, Node
 from plimsoll.spec.model import ModelSpec
 from plimsoll.spec.plan import Parallel
+from plimsoll.spec.streams import PREFIX_TOKENS
 from plimsoll.spec.units import format_bytes
 
 __all__ = ["Asked", "cuts_of", "nothing_fits"]
@@ -107,7 +108,8 @@ def nothing_fits(
     else:
         device, tp, need, limit = min(too_large, key=lambda row: row[2] / row[3])
         part = next(part for part in parts if part.device.name == device)
-        missing = need + context * kv_bytes_per_token(model, asked.kv_dtype, tp) - limit
+        held = context + (PREFIX_TOKENS if model.streams > 1 else 0)
+        missing = need + held * kv_bytes_per_token(model, asked.kv_dtype, tp) - limit
         what = (
             f"{model.name} does not fit on {on}: the nearest cut, tp {tp}, needs "
             f"{format_bytes(need)} a device before any KV, and {device} gives {format_bytes(limit)}"

@@ -1,6 +1,6 @@
 """Scaling laws: the forms that can be fitted, and the laws as published."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ from plimsoll.laws.law import PUBLISHED, Law
 from plimsoll.report.document import Report, Table
 from plimsoll.report.wording import short_count_text
 
-__all__ = ["LawListAnswer", "law_data", "list_laws"]
+__all__ = ["LawListAnswer", "law_data", "list_laws", "spend_command"]
 
 
 def _parameters(named: Mapping[str, float]) -> str:
@@ -80,6 +80,14 @@ class LawListAnswer:
 def list_laws() -> LawListAnswer:
     """What there is."""
     return LawListAnswer()
+
+
+def spend_command(law: str, inputs: Sequence[str], *limits: str) -> str:
+    """What to ask of a law next: the split of compute within ``limits`` (options), or streams
+    against parameters."""
+    if "streams" in inputs:
+        return command("laws", "streams", "1.6B", "--on", "A100-SXM-80", "--law", law)
+    return command("laws", "allocate", "--flops", "1e22", "--law", law, *limits)
 
 
 def law_data(law: Law) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from plimsoll.api.law_maps import (
     point_of,
     size_claim,
 )
-from plimsoll.api.laws import law_data
+from plimsoll.api.laws import law_data, spend_command
 from plimsoll.api.laws_epochs import Epochs, epochs_over
 from plimsoll.laws.allocate import Allocation, compute_optimal
 from plimsoll.laws.curves import iso_flop
@@ -84,7 +84,7 @@ class PredictAnswer:
                 )
                 if note
             ),
-            next_command=command("laws", "allocate", "--flops", "1e22", *words, *limits),
+            next_command=spend_command(self.law.name, self.law.form.inputs, *limits),
         )
 
     def pictures(self) -> tuple[Picture, ...]:

@@ -16,7 +16,7 @@ from plimsoll.api.law_checks import (
     residuals,
 )
 from plimsoll.api.law_maps import budgets_of, flop_curves, has_map, law_runs, loss_map
-from plimsoll.api.laws import law_data
+from plimsoll.api.laws import law_data, spend_command
 from plimsoll.laws.compare import Compared, compare, select
 from plimsoll.laws.fit import Fit, bootstrap, fit, form_of
 from plimsoll.laws.forms import FORMS
@@ -124,7 +124,7 @@ class FitLawAnswer:
             pictures=self.pictures(),
             num_on_terminal=1,
             notes=tuple(notes),
-            next_command=command("laws", "allocate", "--flops", "1e22", "--law", law, *limit)
+            next_command=spend_command(law, found.form.inputs, *limit)
             if self.saved
             else command(*(self.asked or ("laws", "fit", self.source)), "--out", law),
         )

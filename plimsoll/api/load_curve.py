@@ -26,9 +26,9 @@ from plimsoll.report.wording import seconds_text
 from plimsoll.spec.errors import InfeasibleError, SpecError
 from plimsoll.spec.fleet import parse_fleet
 from plimsoll.spec.io import plain
-from plimsoll.spec.model_files import load_model
 from plimsoll.spec.origin import Band, Number, Origin
 from plimsoll.spec.plan import ServingPlan
+from plimsoll.spec.planned_model import model_of_plan
 from plimsoll.spec.slo import Slo, SloTarget
 from plimsoll.spec.summary import Summary
 from plimsoll.spec.workload import Workload
@@ -67,7 +67,7 @@ class LoadCurveAnswer:
             )
         return Report(
             title=picture.title,
-            subtitle=f"{self.plan.model} on {self.plan.num_devices} of {self.plan.fleet}; "
+            subtitle=f"{self.plan.served} on {self.plan.num_devices} of {self.plan.fleet}; "
             f"{_DURATION_S:.0f} s simulated a run, {picture.num_seeds} runs a point",
             command=command("simulate", self.plan_path, *workload_words(self.workload), "--sweep"),
             key_numbers=numbers,
@@ -117,7 +117,7 @@ def load_curve(
     """
     if not plan.slo.targets:
         raise SpecError("--sweep: the plan states no SLO; add --ttft-p99 or --tpot-p99")
-    model, fleet = load_model(plan.model), parse_fleet(plan.fleet)
+    model, fleet = model_of_plan(plan), parse_fleet(plan.fleet)
     judge = SimulatorJudge(model=model, fleet=fleet, seed=seed)
     parts = draws(workload, seed)
     first = parts[0]

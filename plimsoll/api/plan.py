@@ -29,6 +29,7 @@ from plimsoll.spec.model_files import load_model
 from plimsoll.spec.origin import Band, Number, Origin
 from plimsoll.spec.plan import DisaggRouter, ServingPlan
 from plimsoll.spec.slo import Slo, SloTarget
+from plimsoll.spec.streams import with_streams
 from plimsoll.spec.workload_files import load_workload
 
 __all__ = ["DEFAULT_SLO", "PlanAnswer", "plan"]
@@ -338,8 +339,11 @@ class PlanAnswer:
 
     def _start(self) -> tuple[str, str]:
         """The command that starts one engine of the chosen plan, or why there is none."""
-        if self.plan.engine != "vllm":
+        if self.plan.engine != "vllm" and self.question.model.streams == 1:
             return command("export", self.plan_path or "plan.yaml", "--to", self.plan.engine), ""
+        streams = self.question.model.streams
+        if streams > 1:
+            return "", f"no engine written for starts a model with {streams} streams"
         try:
             return serve_command(self.plan, context_for(self.plan)), ""
         except PlimsollError as error:
@@ -385,7 +389,8 @@ def plan(
             f"only the shape of {workload.text} counts and the highest rate is sought; "
             "add --rate to state a load"
         )
-    spec = load_model(model)
+    options = options or SpaceOptions()
+    spec = with_streams(load_model(model), options.streams)
     question = Question(
         model=spec,
         model_name=model,
@@ -394,7 +399,7 @@ def plan(
         slo=slo,
         objective=objective,
         must_carry=must_carry,
-        options=options or SpaceOptions(),
+        options=options,
         seed=seed,
     )
     show: Callable[[int, int, str], None] = progress or (lambda done, total, best: None)

@@ -77,6 +77,13 @@ def _fraction(text: str, where: str) -> float:
     return value
 
 
+def _streams(text: str, where: str) -> int:
+    streams = parse_count(text, where=where)
+    if streams < 1:
+        raise SpecError(f"{where}: {streams} streams; expected 1 or more")
+    return streams
+
+
 SETTINGS: dict[str, str] = {
     "weights": "weight formats to try, as in own,fp8",
     "kv": "KV cache formats to try, as in own,fp8",
@@ -92,6 +99,7 @@ SETTINGS: dict[str, str] = {
     "max_model_len": "longest request, as in 16k",
     "memory_fraction": "share of device memory the engine may take",
     "prefix_caching": "on or off",
+    "streams": "parallel streams that the weights were trained for, as in 4",
     "workers": "processes or ray",
 }
 """Every name ``--set`` takes, and what it means."""
@@ -143,6 +151,8 @@ def space_options(
                 raise SpecError(f"{where}: zero devices carry nothing")
         elif name in ("include", "exclude"):
             changes[name] = tuple(text.split(","))
+        elif name == "streams":
+            changes["streams"] = _streams(text, where)
         elif name == "max_model_len":
             changes["max_model_len"] = parse_count(text, where=where)
         elif name == "memory_fraction":

@@ -47,9 +47,9 @@ from plimsoll.spec.fleet import parse_fleet
 from plimsoll.spec.hardware import Device
 from plimsoll.spec.io import plain, read
 from plimsoll.spec.model import ModelSpec
-from plimsoll.spec.model_files import load_model
 from plimsoll.spec.origin import Band
 from plimsoll.spec.plan import ServingPlan
+from plimsoll.spec.planned_model import model_of_plan
 from plimsoll.spec.record import RunRecord
 from plimsoll.spec.slo import Slo
 from plimsoll.spec.summary import Summary
@@ -140,10 +140,14 @@ class SimulateAnswer:
         plan = self.run.plan
         if plan.engine == "plimsoll":
             return command("serve", self.plan_path or "plan.yaml")
-        if self.summary.slo_met is not False and self.plan_path:
-            return command("export", self.plan_path, "--to", plan.engine)
         asked = workload_words(self.run.workload, drawn=False)
-        return command("plan", plan.model, "--on", plan.fleet, *asked, *slo_words(plan.slo))
+        if self.summary.slo_met is not False and self.plan_path:
+            if self.model.streams > 1 and plan.slo.targets:  # no engine to export to
+                return command("simulate", self.plan_path, *asked, "--sweep")
+            if self.model.streams == 1:
+                return command("export", self.plan_path, "--to", plan.engine)
+        more = ("--set", f"streams={plan.streams}") if plan.streams > 1 else ()
+        return command("plan", plan.model, "--on", plan.fleet, *asked, *slo_words(plan.slo), *more)
 
     def data(self) -> dict[str, Any]:
         """See ``Answer``."""
@@ -274,7 +278,7 @@ def _usd_per_hour(
 
 def _simulate(run: RunSpec, traffic: Workload, faults: Sequence[Fault]) -> SimulateAnswer:
     plan = run.plan
-    model = load_model(plan.model)
+    model = model_of_plan(plan)
     fleet = parse_fleet(plan.fleet)
     record = simulate_plan(plan, model, fleet, traffic, seed=run.seed, faults=faults)
     placed = seats(plan, fleet)

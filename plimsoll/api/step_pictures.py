@@ -172,7 +172,7 @@ def _formats(plan: ServingPlan, model: ModelSpec, clock: ReplicaClock) -> tuple[
     stored = {
         weight_format(weight, changed.quantization, group.layer.formats)
         for group in changed.layers
-        for weight in layer_weights(group.layer, changed.hidden_size)
+        for weight in layer_weights(group.layer, changed.hidden_size, changed.streams)
     }
     device = clock.setting.device
     used = {multiply_format(dtype, device).math for dtype in (DType.BF16, *stored)}

@@ -9,6 +9,7 @@ from typer import Argument, Option
 from plimsoll.cli.laws_density import density
 from plimsoll.cli.laws_filter import filter_data
 from plimsoll.cli.laws_hyper import hyper
+from plimsoll.cli.laws_streams import streams
 from plimsoll.cli.options import Figures, Json, ReportFile, Seed
 
 __all__ = ["laws_app"]
@@ -170,3 +171,4 @@ def advise(
 laws_app.command()(hyper)
 laws_app.command()(density)
 laws_app.command("filter")(filter_data)
+laws_app.command()(streams)

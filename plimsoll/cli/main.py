@@ -93,6 +93,7 @@ def fit(
     weights: Annotated[str | None, Option(help="Weight format, as in fp8.")] = None,
     kv: Annotated[str | None, Option(help="KV cache format, as in fp8.")] = None,
     memory_fraction: Annotated[float, Option(help="Share of memory the engine may take.")] = 0.9,
+    streams: Annotated[int, Option(help="Parallel streams the weights are for.")] = 1,
     report: ReportFile = None,
     figures: Figures = None,
     json: Json = False,
@@ -111,6 +112,7 @@ def fit(
         weight_dtype=dtype_option(weights, "--weights"),
         kv_dtype=dtype_option(kv, "--kv"),
         memory_fraction=memory_fraction,
+        streams=streams,
     )
     emit(answer, json=json, html=report, figures=figures)
 

@@ -178,7 +178,7 @@ def stage_weight_bytes(model: ModelSpec, parallel: Parallel) -> tuple[float, ...
         held = sum(
             count
             * _device_bytes(
-                layer_weights(layer, model.hidden_size),
+                layer_weights(layer, model.hidden_size, model.streams),
                 parallel,
                 model.quantization,
                 layer.formats,

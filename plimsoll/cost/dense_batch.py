@@ -13,6 +13,7 @@ from plimsoll.cost.kv import kv_bytes_per_token
 from plimsoll.spec.errors import InfeasibleError, UnsupportedError
 from plimsoll.spec.model import Attention, DenseFfn, ModelSpec
 from plimsoll.spec.parameters import active_parameters, weight_bytes
+from plimsoll.spec.streams import one_stream_only
 
 __all__ = [
     "FullMemoryBatch",
@@ -47,8 +48,10 @@ def dense_gemms(model: ModelSpec, *, tokens: int) -> tuple[Gemm, ...]:
     ``d`` down.
 
     Raises:
-        UnsupportedError: a layer is not grouped attention with a gated dense feed-forward.
+        UnsupportedError: a layer is not grouped attention with a gated dense feed-forward, or
+            the model has several streams.
     """
+    one_stream_only(model, "a layer of nano-operations")
     sizes = {"kqv": 0.0, "o": 0.0, "ug": 0.0, "d": 0.0}
     stored = dict(sizes)
     for group in model.layers:
@@ -110,7 +113,9 @@ def full_memory_batch(
 
     Raises:
         InfeasibleError: the weights alone fill the memory.
+        UnsupportedError: the model has several streams.
     """
+    one_stream_only(model, "the batch that fills memory")
     room = memory_bytes - weight_bytes(model)
     if room <= 0:
         raise InfeasibleError(

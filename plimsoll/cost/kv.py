@@ -34,6 +34,7 @@ from plimsoll.spec.model import (
     ModelSpec,
     StateSpace,
 )
+from plimsoll.spec.streams import PREFIX_TOKENS
 
 __all__ = [
     "MixerCache",
@@ -167,24 +168,28 @@ def groups_state_bytes_per_sequence(
 
 
 def kv_bytes_per_token(model: ModelSpec, kv_dtype: DType, tp: int = 1) -> float:
-    """Bytes each further token of a long sequence adds to the cache of one of ``tp`` devices.
+    """Bytes each further token of a long sequence adds to the cache of one of ``tp`` devices, in
+    all streams.
 
     Llama-3.1-70B in bf16: 80 layers x 2 x 8 heads x 128 x 2 B = 327,680 B.
     """
-    return groups_kv_bytes_per_token(model.layers, kv_dtype, tp)
+    return model.streams * groups_kv_bytes_per_token(model.layers, kv_dtype, tp)
 
 
 def state_bytes_per_sequence(model: ModelSpec, kv_dtype: DType, tp: int = 1) -> float:
     """Bytes of bounded layers at their cap, and of fixed states, on one of ``tp`` devices."""
-    return groups_state_bytes_per_sequence(model.layers, kv_dtype, tp)
+    return model.streams * groups_state_bytes_per_sequence(model.layers, kv_dtype, tp)
 
 
 def kv_bytes(model: ModelSpec, num_tokens: int, kv_dtype: DType, tp: int = 1) -> float:
     """Exact bytes one sequence of ``num_tokens`` holds on one of ``tp`` devices.
 
-    Never more than ``num_tokens * kv_bytes_per_token + state_bytes_per_sequence``.
+    With P streams those of P * (``num_tokens`` + 48) tokens. Else never more than ``num_tokens *
+    kv_bytes_per_token + state_bytes_per_sequence``.
     """
-    return sum(
+    if num_tokens and model.streams > 1:
+        num_tokens += PREFIX_TOKENS
+    return model.streams * sum(
         group.count * mixer_cache(group.layer.mixer, kv_dtype, tp).bytes_at(num_tokens)
         for group in model.layers
     )

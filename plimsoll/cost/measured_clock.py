@@ -24,6 +24,7 @@ from plimsoll.spec.errors import UnsupportedError
 from plimsoll.spec.hardware import Device
 from plimsoll.spec.measured import DecodeTimes, LinearTimes, Measured, MeasuredKernels
 from plimsoll.spec.model import Attention, DenseFfn, ModelSpec
+from plimsoll.spec.streams import one_stream_only
 
 __all__ = ["MeasuredClock", "linear_s", "measured_clock", "shares"]
 
@@ -113,6 +114,7 @@ def measured_clock(
         UnsupportedError: the device has no measurements, none in this format, none of the
             engine; or the model has a part that is not measured.
     """
+    one_stream_only(model, "the clock of the package's own engine")
     measured = device.measured
     if measured is None:
         raise UnsupportedError(

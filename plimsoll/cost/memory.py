@@ -2,10 +2,11 @@
 
 Weights are exact: every matrix of the device's pipeline stage, cut as ``cost/cut.py`` says.
 Activations are the larger of two moments: the widest layer at ``max_batched_tokens`` tokens, or
-the sampler at ``max_num_seqs`` rows of logits. Graphs and runtime reserve are constants. The
-constants are in ``library/memory.yaml``, marked modeled, with their source. ``memory_fraction``
-means what vLLM means by it: weights, activations, graphs, reserve and KV together stay within
-that share of the device's memory. Left out: fragmentation, and weights of draft models.
+the sampler at ``max_num_seqs`` rows of logits; parallel streams hold each token as many times.
+Graphs and runtime reserve are constants, in ``library/memory.yaml``, marked modeled, with their
+source. ``memory_fraction`` means what vLLM means by it: weights, activations, graphs, reserve and
+KV together stay within that share of the device's memory. Left out: fragmentation, and weights of
+draft models.
 
 KV capacity is that of the pipeline stage with the least room. With attention data parallelism
 each rank holds its own requests, and the capacity is the sum over ranks.
@@ -34,6 +35,7 @@ from plimsoll.spec.model import (
 )
 from plimsoll.spec.parameters import with_weight_dtype
 from plimsoll.spec.plan import Parallel
+from plimsoll.spec.streams import PREFIX_TOKENS, check_streams
 
 __all__ = [
     "Footprint",
@@ -82,7 +84,8 @@ class KvCapacity:
     """How much cache one replica holds, in blocks of ``block_tokens`` tokens.
 
     A request of n tokens takes ``ceil(n / block_tokens) + blocks_per_request`` blocks; the
-    second term stands for its windows and states. ``num_blocks`` is the sum over ``num_ranks``
+    second term stands for its windows, states and streams' prefixes. With streams a block holds
+    its tokens in all of them. ``num_blocks`` is the sum over ``num_ranks``
     attention-data-parallel ranks; a request lives on one of them.
     """
 
@@ -171,12 +174,17 @@ def _activation_bytes(
     is_last: bool,
 ) -> float:
     constants = _constants()
+    max_batched_tokens *= model.streams
     widest = max(
         (_layer_width(layer, parallel, model.hidden_size) for _, layer in stage), default=0.0
     )
     values = constants.residual_copies * model.hidden_size + widest
     layers = max_batched_tokens * values * constants.activation_bytes
-    rows = min(max_num_seqs, max_batched_tokens) / parallel.attention_dp if is_last else 0
+    rows = (
+        min(max_num_seqs, max_batched_tokens // model.streams) / parallel.attention_dp
+        if is_last
+        else 0
+    )
     return max(layers, rows * model.vocab_size * constants.sampler_bytes_per_logit)
 
 
@@ -196,6 +204,7 @@ def stage_footprints(
         SpecError: the model cannot be cut like this.
     """
     check_parallel(model, parallel)
+    check_streams(model)
     stored = with_weight_dtype(model, weight_dtype)
     constants = _constants()
     stages = stage_groups(stored, parallel.pp)
@@ -252,15 +261,17 @@ def footprint(
 
 
 def _stage_cache(
-    stage: list[tuple[int, Layer]], kv_dtype: DType, tp: int, context_tokens: int
+    stage: list[tuple[int, Layer]], kv_dtype: DType, tp: int, context_tokens: int, streams: int
 ) -> tuple[float, float]:
-    """(bytes a token, bytes a request) of a stage on one device."""
+    """(bytes a token, bytes a request) of a stage on one device, in all streams."""
     grows = fixed = 0.0
     for count, layer in stage:
         cache = mixer_cache(layer.mixer, kv_dtype, tp)
         grows += count * cache.growth_bytes_per_token
         bound = min(cache.bound_tokens, context_tokens) if context_tokens else cache.bound_tokens
         fixed += count * (cache.fixed_bytes + cache.bounded_token_bytes * bound)
+    if streams > 1:
+        return streams * grows, streams * (fixed + PREFIX_TOKENS * grows)
     return grows, fixed
 
 
@@ -297,7 +308,7 @@ def kv_capacity(
     )
     cached = kv_dtype or model.quantization.kv_cache
     caches = [
-        _stage_cache(stage, cached, parallel.tp, context_tokens)
+        _stage_cache(stage, cached, parallel.tp, context_tokens, model.streams)
         for stage in stage_groups(model, parallel.pp)
     ]
     budgets = [stage.kv_budget_bytes for stage in stages]

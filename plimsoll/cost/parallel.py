@@ -4,30 +4,32 @@ P copies of every token, each behind its own learned prefix of keys and values, 
 times as large; one small network weighs their last hidden states, and the head runs once. Weights
 are read once for all streams, so that where reading them takes the time, streams are nearly free.
 
-Parameters of the base: a layer has 2h² + 2h·kv + 3h·f, biases of q, k and v, two norms; one norm at
-the end; embeddings apart. Streams add layers·prefix·2·kv·P, and (P·h·h + h) + (h·P + P) to weigh.
-Time is a roofline per part (layers' weights, attention, weighing, head), summed, prompt first and
-then a step a token. Memory is weights (the embedding once) and the KV of all streams at the end;
-activations are left out.
+Parameters of the base: a layer has 2h·q + 2h·kv + 3h·f (q = h where heads fill the width), biases
+of q, k and v, two norms; one norm at the end; embeddings apart. Streams add layers·prefix·2·kv·P,
+and (P·h·h + h) + (h·P + P) to weigh. Time is a roofline per part (layers' weights, attention,
+weighing, head), summed, prompt first and then a step a token. Memory is weights (the embedding
+once) and the KV of all streams at the end; activations are left out.
 Source: arXiv 2505.10475, section 2 and appendix; counts agree with its released fit.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from plimsoll.spec.dtype import DType
 from plimsoll.spec.errors import SpecError, UnsupportedError
 from plimsoll.spec.hardware import Device
 from plimsoll.spec.model import Attention, DenseFfn, ModelSpec
+from plimsoll.spec.streams import PREFIX_TOKENS
 
-__all__ = ["StreamCost", "StreamShape", "parscale_cost", "stream_shape"]
+__all__ = ["StreamCost", "StreamShape", "parscale_cost", "scaled_shape", "stream_shape"]
 
-PREFIX_TOKENS = 48
+_HALVINGS = 60
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamShape:
     """A decoder of equal layers with gated feed-forward parts. ``kv_width``: KV heads x head size;
-    the query width is ``hidden``. Sizes may be fractions, of models between two built ones."""
+    ``query_width``: heads x head size, 0 for as wide as ``hidden``. Sizes may be fractions, of
+    models between two built ones."""
 
     num_layers: int
     hidden: float
@@ -35,6 +37,12 @@ class StreamShape:
     kv_width: float
     vocab: int
     prefix: int = PREFIX_TOKENS
+    query_width: float = 0.0
+
+    @property
+    def queries(self) -> float:
+        """Width of all query heads together."""
+        return self.query_width or self.hidden
 
     def parameters(self, streams: int = 1) -> float:
         """All but embeddings; one stream has neither prefix nor anything to weigh.
@@ -42,8 +50,8 @@ class StreamShape:
         Raises:
             SpecError: fewer than one stream.
         """
-        h, kv = self.hidden, self.kv_width
-        layer = 2 * h * h + 2 * h * kv + 3 * h * self.ffn + (h + 2 * kv) + 2 * h
+        h, kv, q = self.hidden, self.kv_width, self.queries
+        layer = 2 * h * q + 2 * h * kv + 3 * h * self.ffn + (q + 2 * kv) + 2 * h
         base = self.num_layers * layer + h
         return base + self.prefix_parameters(streams) + self.weighing_parameters(streams)
 
@@ -93,11 +101,13 @@ def stream_shape(model: ModelSpec, *, prefix: int = PREFIX_TOKENS) -> StreamShap
     first = model.layers[0].layer
     mixer, ffn = first.mixer, first.ffn
     alike = all(g.layer.mixer == mixer and g.layer.ffn == ffn for g in model.layers)
-    if not (alike and isinstance(mixer, Attention) and isinstance(ffn, DenseFfn)):
+    plain = isinstance(mixer, Attention) and isinstance(ffn, DenseFfn) and ffn.gated
+    if not (alike and plain):
         raise UnsupportedError(
-            f"{model.name}: streams are costed for equal layers of attention and a dense "
-            "feed-forward part"
+            f"{model.name}: streams are costed for equal layers of attention and a gated dense "
+            "feed-forward part; use such a model, or a size as in 1.6B"
         )
+    assert isinstance(mixer, Attention) and isinstance(ffn, DenseFfn)
     return StreamShape(
         num_layers=model.num_layers,
         hidden=model.hidden_size,
@@ -105,7 +115,36 @@ def stream_shape(model: ModelSpec, *, prefix: int = PREFIX_TOKENS) -> StreamShap
         kv_width=mixer.num_kv_heads * mixer.head_dim,
         vocab=model.vocab_size,
         prefix=prefix,
+        query_width=mixer.num_heads * mixer.head_dim,
     )
+
+
+def scaled_shape(shape: StreamShape, parameters: float) -> StreamShape:
+    """The shape as deep as ``shape`` and so much wider, in all its widths, as to have so many
+    parameters with one stream.
+
+    Raises:
+        SpecError: a number of parameters that is not above zero.
+    """
+    if not parameters > 0:
+        raise SpecError(f"{parameters:g} parameters; expected more than zero")
+
+    def wider(factor: float) -> StreamShape:
+        return replace(
+            shape,
+            hidden=shape.hidden * factor,
+            ffn=shape.ffn * factor,
+            kv_width=shape.kv_width * factor,
+            query_width=shape.query_width * factor,
+        )
+
+    low, high = 1e-6, 1.0
+    while wider(high).parameters() < parameters:
+        high *= 2
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if wider(middle).parameters() < parameters else (low, middle)
+    return wider(high)
 
 
 def parscale_cost(
@@ -154,7 +193,7 @@ def parscale_cost(
         kv_moved = batch * streams * (seen + new) * kv_token_bytes
         return (
             part(2 * rows * streams * base, base * dtype.bytes)
-            + part(4 * pairs * shape.num_layers * shape.hidden, kv_moved)
+            + part(4 * pairs * shape.num_layers * shape.queries, kv_moved)
             + part(2 * batch * weigh, weigh * dtype.bytes)
             + part(2 * batch * head, head * dtype.bytes)
         )

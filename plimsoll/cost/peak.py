@@ -46,6 +46,7 @@ from plimsoll.spec.parameters import (
     weight_format,
     with_weight_dtype,
 )
+from plimsoll.spec.streams import one_stream_only
 from plimsoll.spec.units import format_bytes
 
 __all__ = ["ATTENTION_COUNTS", "AttentionCount", "PeakReport", "peak"]
@@ -230,6 +231,7 @@ def peak(
         InfeasibleError: the weights do not fit; carries the number of devices that would do.
         SpecError: an unknown attention count, or a size of zero or less.
     """
+    one_stream_only(model, "the analytical peak")
     _check(model, context_tokens, attention, nominal_parameters)
     if users < 1 or num_devices < 1 or decode_tokens < 1 or reserve_bytes < 0:
         raise SpecError(

@@ -61,7 +61,8 @@ def replica_clock(
     is the power law of expert loads, 0 for uniform routing (see ``cost/routing.py``).
 
     Raises:
-        UnsupportedError: the device has no rate for a needed format, or no needed link.
+        UnsupportedError: the device has no rate for a needed format, or no needed link; the
+            model's streams have no place in its layers.
     """
     setting = Setting(
         model=model,
@@ -74,6 +75,10 @@ def replica_clock(
         engine=engine_profile(engine),
         routing_exponent=routing_exponent,
     )
+    if model.streams > 1:
+        from plimsoll.cost.stream_clock import StreamClock  # a subclass of the class below
+
+        return StreamClock(setting)
     return ReplicaClock(setting)
 
 

@@ -35,6 +35,7 @@ from plimsoll.spec.parameters import (
     with_weight_dtype,
 )
 from plimsoll.spec.record import StepColumns
+from plimsoll.spec.streams import PREFIX_TOKENS
 
 __all__ = ["AttentionDemand", "ExpertDemand", "StepDemand", "step_demand"]
 
@@ -73,6 +74,8 @@ class StepDemand:
     attention: tuple[AttentionDemand, ...]
     state_bytes: float
     memory_bytes_per_s: float
+    prefix_tokens: int = 0
+    """Cached before every sequence's own (``spec/streams.py``)."""
 
     def busy_s(self, steps: StepColumns) -> tuple[Floats, Floats]:
         """(arithmetic, memory) seconds of each row, all its steps together."""
@@ -82,6 +85,9 @@ class StepDemand:
         seqs = steps.prefill_seqs.astype(np.float64)
         cached = steps.prefill_context.astype(np.float64)
         context = n * steps.decode_context + decodes * n * (n - 1) / 2
+        if self.prefix_tokens:
+            context = context + n * decodes * self.prefix_tokens
+            cached = cached + seqs * self.prefix_tokens
         tokens = decodes + new
         compute_s = n * (tokens * self.token_s + (decodes + seqs) * self.sample_s)
         moved = n * np.where(tokens > 0, self.weight_bytes, 0.0)
@@ -137,13 +143,14 @@ def step_demand(
     model = with_weight_dtype(model, weight_dtype)
     cache_dtype = kv_dtype or model.quantization.kv_cache
     half = device.flops_per_s(multiply_format(DType.BF16, device).math)
+    streams = model.streams
     token_s = sample_s = weight_bytes = state_bytes = 0.0
     experts: list[ExpertDemand] = []
     attention: list[AttentionDemand] = []
 
-    def add(count: int, weight: Weight, stored: DType, head: bool) -> None:
+    def add(count: int, weight: Weight, stored: DType, head: bool, times: int = 1) -> None:
         nonlocal token_s, sample_s, weight_bytes
-        flops = 2.0 * count * weight.parameters * weight.active
+        flops = 2.0 * count * weight.parameters * weight.active * times
         size = count * weight.parameters * stored.bytes
         if flops:
             seconds = flops / device.flops_per_s(multiply_format(stored, device).math)
@@ -157,23 +164,24 @@ def step_demand(
             weight_bytes += attention_dp * size * weight.active
 
     for group in model.layers:
-        for weight in layer_weights(group.layer, model.hidden_size):
+        for weight in layer_weights(group.layer, model.hidden_size, streams):
             stored = weight_format(weight, model.quantization, group.layer.formats)
-            add(group.count, weight, stored, False)
-        parts, layer_s, layer_state = _mixing(group.layer, group.count, cache_dtype, half)
+            add(group.count, weight, stored, False, streams)
+        parts, layer_s, layer_state = _mixing(group.layer, group.count * streams, cache_dtype, half)
         attention.extend(parts)
         token_s += layer_s
         state_bytes += layer_state
     head_part = "embedding" if model.tied_embeddings else "lm-head"
     for weight in outer_weights(model):
         stored = weight_format(weight, model.quantization)
-        add(1, weight, stored, weight.part == head_part)
+        add(1, weight, stored, weight.part == head_part or weight.name == "stream weighing")
     return StepDemand(
         token_s=token_s,
         sample_s=sample_s,
         weight_bytes=weight_bytes,
         experts=tuple(experts),
         attention=tuple(attention),
+        prefix_tokens=PREFIX_TOKENS if streams > 1 else 0,
         state_bytes=state_bytes,
         memory_bytes_per_s=device.memory_bytes_per_s,
     )

@@ -22,6 +22,7 @@ from plimsoll.spec.errors import SpecError, UnsupportedError
 from plimsoll.spec.hardware import Device
 from plimsoll.spec.model import Attention, ModelSpec
 from plimsoll.spec.parameters import active_parameters, total_parameters
+from plimsoll.spec.streams import one_stream_only
 
 __all__ = [
     "B200_INTENSITY",
@@ -74,8 +75,9 @@ def decode_shape(model: ModelSpec, *, tied_twice: bool = False) -> DecodeShape:
     ``tied_twice`` counts a tied table also as the head, as files that store both do.
 
     Raises:
-        UnsupportedError: some layer keeps another kind of state.
+        UnsupportedError: some layer keeps another kind of state, or the model several streams.
     """
+    one_stream_only(model, "the cost of long generations")
     kv = query = 0.0
     for group in model.layers:
         mixer = group.layer.mixer

@@ -79,9 +79,12 @@ def compute_optimal(
                 f"{law.form.name} is a law of limited tokens; say with --unique how many different "
                 "ones there are"
             )
+        instead = "fit a form of these"
+        if "streams" in law.form.inputs:
+            instead += ", or trade streams against params with plimsoll laws streams"
         raise SpecError(
             f"{law.form.name} has inputs {', '.join(law.form.inputs)}; compute is split "
-            "between params and tokens, fit a form of these"
+            f"between params and tokens, {instead}"
         )
     for name, value, least in (
         ("flops", flops, 1.0),

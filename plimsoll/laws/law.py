@@ -17,6 +17,7 @@ from plimsoll.laws.forms.chinchilla import CHINCHILLA_PUBLISHED, CHINCHILLA_REFI
 from plimsoll.laws.forms.contract import Floats, Inputs, LossForm
 from plimsoll.laws.forms.farseer import FARSEER_PUBLISHED
 from plimsoll.laws.forms.kaplan import KAPLAN_PUBLISHED
+from plimsoll.laws.forms.parscale import PARSCALE_PILE, PARSCALE_STACK
 from plimsoll.laws.forms.repeats import REPEATS_PUBLISHED
 from plimsoll.laws.table import Unit
 from plimsoll.spec.errors import SpecError, suggest
@@ -150,6 +151,20 @@ def _published(
     )
 
 
+def _of_streams(name: str, parameters: Mapping[str, float], rmse: float, corpus: str) -> Law:
+    form = form_of("parscale")
+    return Law(
+        name=name,
+        form=form,
+        theta=form.coordinates_of(parameters),
+        box={"params": (5.35e8, 4.42e9), "streams": (1.0, 8.0)},
+        rmse=rmse,
+        unit="nats",
+        points=24,
+        source=f"a fit to the losses of arXiv 2505.10475 on {corpus}; sizes without embeddings",
+    )
+
+
 PUBLISHED: dict[str, Law] = {
     law.name: law
     for law in (
@@ -199,6 +214,8 @@ PUBLISHED: dict[str, Law] = {
             "arXiv 2305.16264, appendix A; C4",
             unique=(1e8, 1.78e11),
         ),
+        _of_streams("parscale-stack", PARSCALE_STACK, 0.00245, "Stack-V2-Python"),
+        _of_streams("parscale-pile", PARSCALE_PILE, 0.00182, "the Pile"),
     )
 }
 """Laws as printed. Their losses are of their own data and vocabulary: compare sizes and tokens

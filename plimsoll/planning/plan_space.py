@@ -72,7 +72,8 @@ class SpaceOptions:
     ``max_devices``, ``power_w`` (devices at their peak), ``usd_per_hour``. ``varied`` names the
     policies that the leaders of a search are tried under at its end
     (``planning.policy_variants``); with
-    ``any_engine`` they may be chosen though the engine lacks them.
+    ``any_engine`` they may be chosen though the engine lacks them. ``streams`` of the model that
+    is searched for, 1 also where its configuration says so.
     """
 
     engine: Literal["vllm", "sglang", "trtllm"] = "vllm"
@@ -89,6 +90,7 @@ class SpaceOptions:
     usd_per_hour: float = 0.0
     memory_fraction: float = 0.9
     max_model_len: int = 0
+    streams: int = 1
     prefix_caching: bool = True
     varied: tuple[str, ...] = ()
     any_engine: bool = False
@@ -138,6 +140,7 @@ class Candidate:
             weight_dtype=self.weight_dtype,
             kv_dtype=self.kv_dtype,
             max_model_len=options.max_model_len,
+            streams=options.streams,
             pools=self.pools,
             router=LeastWorkRouter() if self.mode == "aggregated" else DisaggRouter(),
             slo=slo,

@@ -14,7 +14,6 @@ from plimsoll.serving.conflicts import conflicts
 from plimsoll.serving.simulate.placement import Seat, seats
 from plimsoll.spec.errors import PlimsollError, SpecError, suggest
 from plimsoll.spec.fleet import parse_fleet
-from plimsoll.spec.model_files import load_model
 from plimsoll.spec.plan import (
     ChunkedPrefill,
     DisaggRouter,
@@ -34,6 +33,7 @@ from plimsoll.spec.plan import (
     SplitFuse,
     StepPolicyConfig,
 )
+from plimsoll.spec.planned_model import model_of_plan
 from plimsoll.spec.workload import Workload
 
 __all__ = ["POLICY_NAMES", "Variant", "chosen", "composed", "variants"]
@@ -182,7 +182,7 @@ def _nano(plan: ServingPlan, seat: Seat, workload: Workload) -> Nano:
     if plan.engine == "plimsoll":
         return policy
     found = search_model_overlap(
-        load_model(plan.model),
+        model_of_plan(plan),
         seat.device,
         pool.parallel,
         prompt_tokens=workload.prompt_tokens,

@@ -34,6 +34,7 @@ def plan_words(plan: ServingPlan) -> str:
     extra = [] if plan.router.kind == usual else [f"{plan.router.kind} router"]
     extra += [f"{plan.weight_dtype.value} weights"] if plan.weight_dtype is not None else []
     extra += [f"{plan.kv_dtype.value} KV"] if plan.kv_dtype is not None else []
+    extra += [f"{plan.streams} streams"] if plan.streams > 1 else []
     return " + ".join(pools) + (f" ({', '.join(extra)})" if extra else "")
 
 

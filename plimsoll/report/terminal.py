@@ -202,6 +202,8 @@ def plan_lines(plan: ServingPlan) -> "RenderableType":
     dtypes = [f"{what} {dtype}" for what, dtype in kinds if dtype is not None]
     if dtypes:
         rows.append(("dtypes", ", ".join(dtypes)))
+    if plan.streams > 1:
+        rows.append(("streams", f"{plan.streams}, each token run that many times"))
     if plan.max_model_len:
         rows.append(("context", f"{count_text(plan.max_model_len)} tokens at most"))
     for name, words in rows:

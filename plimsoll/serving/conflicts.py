@@ -36,6 +36,7 @@ def conflicts(plan: ServingPlan) -> Iterator[str]:
     yield from _scaling(plan)
     yield from _loans(plan)
     yield from _batches(plan)
+    yield from _streams(plan)
     if plan.router.kind == "prefix-affine" and not all(pool.prefix_caching for pool in plan.pools):
         yield (
             "router prefix-affine looks for replicas that hold a prefix, and a pool keeps none; "
@@ -168,6 +169,24 @@ def _batches(plan: ServingPlan) -> Iterator[str]:
         yield "policy prefix-groups shares prefixes, a pool keeps none; set prefix_caching: true"
     if plan.scaling is not None:
         yield "policy prefix-groups deals a batch to all replicas at once; leave scaling out"
+
+
+def _streams(plan: ServingPlan) -> Iterator[str]:
+    """Prefixes are cached before a request's own blocks, where these know no blocks."""
+    if plan.streams == 1:
+        return
+    several = f"with {plan.streams} streams"
+    if plan.engine == "plimsoll":
+        yield (
+            f"engine plimsoll runs every token once, not {several}; set streams: 1, or simulate "
+            "another engine"
+        )
+    if isinstance(plan.router, KvPoolRouter):
+        yield f"replicas do not lend KV memory {several} (router kv-pool); take another router"
+    if any(isinstance(pool.policy, FairSwap) for pool in plan.pools):
+        yield f"a swap manager does not copy prefixes {several} (policy fairswap); take another"
+    if any(isinstance(p.policy, Nano) and p.policy.overlap is not None for p in plan.pools):
+        yield f"layers are not overlapped {several}; set policy.overlap to null"
 
 
 def check_policies(plan: ServingPlan) -> None:

@@ -299,6 +299,8 @@ class ModelSpec:
     mtp: tuple[LayerGroup, ...] = field(default=())
     vision: VisionTower | None = None
     extra_parameters: NotNegative = 0
+    streams: Positive = 1
+    """Parallel streams that its weights are for (``spec/streams.py``)."""
     source: str = ""
     as_of: str = ""
     assumptions: tuple[str, ...] = field(default=())

@@ -30,6 +30,7 @@ from plimsoll.spec.model import (
     MoeFfn,
     Quantization,
 )
+from plimsoll.spec.streams import prefix_weights, weighing_weights
 
 __all__ = [
     "ParameterCounts",
@@ -114,8 +115,8 @@ def _ffn_weights(ffn: Ffn, hidden: int) -> Iterator[Weight]:
             yield Weight(name="feed-forward", part="ffn", parameters=dense)
 
 
-def layer_weights(layer: Layer, hidden: int) -> tuple[Weight, ...]:
-    """Every matrix of one layer of a model of width ``hidden``."""
+def layer_weights(layer: Layer, hidden: int, streams: int = 1) -> tuple[Weight, ...]:
+    """Every matrix of one layer of a model of width ``hidden`` with so many streams."""
     weights = list(mixer_weights(layer.mixer, hidden))
     weights.extend(_ffn_weights(layer.ffn, hidden))
     if layer.num_norms:
@@ -124,6 +125,7 @@ def layer_weights(layer: Layer, hidden: int) -> tuple[Weight, ...]:
     if layer.extra_parameters:
         count = layer.extra_parameters
         weights.append(Weight(name="other", part="other", parameters=count, cut="whole"))
+    weights.extend(prefix_weights(layer, streams))
     return tuple(weights)
 
 
@@ -155,6 +157,7 @@ def outer_weights(model: ModelSpec) -> tuple[Weight, ...]:
     if model.vision is not None:
         count = model.vision.parameters
         weights.append(Weight(name="vision tower", part="vision", parameters=count, active=0.0))
+    weights.extend(weighing_weights(model.hidden_size, model.streams))
     return tuple(weights)
 
 
@@ -171,7 +174,7 @@ def parameter_counts(model: ModelSpec) -> ParameterCounts:
     """Parameters of the whole model, by part."""
     by_part: dict[str, int] = {}
     for group in model.layers:
-        for weight in layer_weights(group.layer, model.hidden_size):
+        for weight in layer_weights(group.layer, model.hidden_size, model.streams):
             by_part[weight.part] = by_part.get(weight.part, 0) + group.count * weight.parameters
     for weight in outer_weights(model):
         by_part[weight.part] = by_part.get(weight.part, 0) + weight.parameters
@@ -197,15 +200,15 @@ def total_parameters(model: ModelSpec, *, mtp: bool = False) -> int:
 
 
 def active_parameters(model: ModelSpec, *, embedding: bool = False, head: bool = True) -> int:
-    """Parameters one text token multiplies.
+    """Parameters one text token multiplies; those of the layers once for each stream.
 
     With ``embedding`` the input table counts whole, without ``head`` the output head does not
     count: the two other conventions in use (see the top of this file).
     """
     active = 0.0
     for group in model.layers:
-        for weight in layer_weights(group.layer, model.hidden_size):
-            active += group.count * weight.parameters * weight.active
+        for weight in layer_weights(group.layer, model.hidden_size, model.streams):
+            active += model.streams * group.count * weight.parameters * weight.active
     tied = model.tied_embeddings
     for weight in outer_weights(model):
         share = weight.active
@@ -249,7 +252,7 @@ def weight_bytes(model: ModelSpec, *, mtp: bool = False) -> float:
     """Bytes of all weights as stored, scales of block formats included."""
     total = 0.0
     for group in model.layers + (model.mtp if mtp else ()):
-        for weight in layer_weights(group.layer, model.hidden_size):
+        for weight in layer_weights(group.layer, model.hidden_size, model.streams):
             stored = weight_format(weight, model.quantization, group.layer.formats)
             total += group.count * weight.parameters * stored.bytes
     for weight in outer_weights(model):

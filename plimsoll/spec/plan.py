@@ -40,6 +40,7 @@ __all__ = [
 ]
 
 Degree = Annotated[int, Field(gt=0, le=4096)]
+Streams = Annotated[int, Field(gt=0, le=1024)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 
 
@@ -316,8 +317,10 @@ class ServingPlan:
 
     ``model`` is a bundled name or a path; ``fleet`` the hardware as the user wrote it.
     ``weight_dtype`` / ``kv_dtype`` None: as the checkpoint says. ``max_model_len`` 0: the
-    model's own context. ``engine`` "plimsoll" is the package's own (``plimsoll serve``), simulated
-    from what ``plimsoll calibrate`` measured. ``scaling`` None: all replicas are always up.
+    model's own context. ``streams``: parallel streams that each token runs in, 1: as the
+    model's own configuration says (``spec/streams.py``). ``engine`` "plimsoll" is the package's
+    own (``plimsoll serve``), simulated from what ``plimsoll calibrate`` measured. ``scaling``
+    None: all replicas are always up.
     """
 
     __pydantic_config__: ClassVar = PLAIN
@@ -330,6 +333,7 @@ class ServingPlan:
     weight_dtype: DType | None = None
     kv_dtype: DType | None = None
     max_model_len: Annotated[int, Field(ge=0)] = 0
+    streams: Streams = 1
     pools: tuple[Pool, ...]
     router: RouterConfig = field(default_factory=LeastWorkRouter)
     scaling: Scaling | None = None
@@ -340,3 +344,8 @@ class ServingPlan:
     def num_devices(self) -> int:
         """Devices of all pools."""
         return sum(pool.num_devices for pool in self.pools)
+
+    @property
+    def served(self) -> str:
+        """The model in words, with the streams that the plan gives it."""
+        return self.model if self.streams == 1 else f"{self.model}, {self.streams} streams"

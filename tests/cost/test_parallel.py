@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from plimsoll.catalog.parscale import losses, shape_of
+from plimsoll.catalog.parscale_published import losses, shape_of
 from plimsoll.cost.parallel import StreamShape, parscale_cost, stream_shape
 from plimsoll.laws.fit import fit
 from plimsoll.laws.forms import ParScale

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from plimsoll.cost.clock import LinearClock
+from plimsoll.cost.step import replica_clock
 from plimsoll.serving.executors.simulated import InstanceSpec, SimulatedExecutor
 from plimsoll.serving.policies import (
     ChunkedPrefillPolicy,
@@ -14,12 +15,17 @@ from plimsoll.serving.policies import (
     SplitFusePolicy,
 )
 from plimsoll.serving.routers import DisaggPolicy, LeastWorkPolicy
+from plimsoll.spec.plan import Parallel
 from plimsoll.spec.record import RunRecord
+from plimsoll.spec.streams import with_streams
 from plimsoll.spec.workload import Workload
+from tests.toy_world import FLEET, dense_model
 
 CLOCK = LinearClock(
     step_base_s=0.02, token_s=1e-4, decode_s=1e-5, context_s=1e-7, swap_token_s=1e-6
 )
+STREAMS = replica_clock(with_streams(dense_model(), 4), FLEET.parts[0].device, Parallel())
+"""Steps of the toy model in four streams, whose requests hold 3 blocks of prefixes each."""
 POLICIES = {
     "chunked": ChunkedPrefillPolicy(token_budget=512),
     "chunked-swap": ChunkedPrefillPolicy(token_budget=512, preempt="swap"),
@@ -53,7 +59,15 @@ def executor(policy: Any, *, replicas: int = 2, num_blocks: int = 2000, **option
     """``replicas`` equal instances behind the least-work router."""
     spec_options = {
         name: options.pop(name)
-        for name in ("clock", "max_num_seqs", "host_blocks", "block_tokens", "max_model_len")
+        for name in (
+            "block_tokens",
+            "blocks_per_request",
+            "clock",
+            "host_blocks",
+            "max_model_len",
+            "max_num_seqs",
+            "prefix_caching",
+        )
         if name in options
     }
     spec_options.setdefault("clock", CLOCK)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plimsoll.serving.executors.simulated import Fault
-from tests.serving.clusters import POLICIES, disagg, executor, poisson
+from tests.serving.clusters import POLICIES, STREAMS, disagg, executor, poisson
 
 
 def check_record(record, workload):
@@ -34,11 +34,19 @@ def check_record(record, workload):
     rate=st.floats(0.5, 50),
     num_blocks=st.integers(90, 600),
     max_num_seqs=st.integers(1, 40),
+    streams=st.sampled_from([1, 4]),
 )
-def test_every_token_once_under_memory_pressure(name, seed, rate, num_blocks, max_num_seqs):
+def test_every_token_once_under_memory_pressure(
+    name, seed, rate, num_blocks, max_num_seqs, streams
+):
     workload = poisson(60, rate=rate, seed=seed)
+    several = {"clock": STREAMS, "blocks_per_request": 3} if streams > 1 else {}
     run = executor(
-        POLICIES[name], num_blocks=num_blocks, max_num_seqs=max_num_seqs, check_books=True
+        POLICIES[name],
+        num_blocks=num_blocks,
+        max_num_seqs=max_num_seqs,
+        check_books=True,
+        **several,
     )
     record = run.run(workload)
     assert (record.requests.status == 0).all()

@@ -13,7 +13,11 @@ import numpy as np
 from plimsoll.laws.forms.contract import Coordinate, Floats, Inputs, grid
 from plimsoll.laws.forms.powers import linear_starts, log_sum
 
-__all__ = ["ParScale", "PowerStreams"]
+__all__ = ["PARSCALE_PILE", "PARSCALE_STACK", "ParScale", "PowerStreams"]
+
+PARSCALE_STACK = {"E": 0.69120636, "A": 0.01130708, "alpha": 0.18935792, "k": 0.39345688}
+PARSCALE_PILE = {"E": 1.2885873, "A": 0.19751677, "alpha": 0.19628131, "k": 0.334443}
+"""Fitted here to the 24 losses published for each corpus, which ``catalog/parscale.py`` holds."""
 
 _KS = (0.1, 0.25, 0.4, 0.6)
 _COORDINATES = (

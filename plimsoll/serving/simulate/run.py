@@ -30,7 +30,7 @@ from plimsoll.serving.simulate.batch_groups import NeedsBatch, grouped
 from plimsoll.serving.simulate.lending import lending_of
 from plimsoll.serving.simulate.placement import Seat, seats
 from plimsoll.serving.simulate.swapping import swap_spec
-from plimsoll.spec.errors import InfeasibleError, UnsupportedError
+from plimsoll.spec.errors import InfeasibleError, SpecError, UnsupportedError
 from plimsoll.spec.hardware import Fleet
 from plimsoll.spec.io import plain
 from plimsoll.spec.model import ModelSpec, MoeFfn
@@ -83,7 +83,8 @@ def simulate_plan(
     ``stop_if_hopeless(now_s, requests ended)`` when it returns True.
 
     Raises:
-        SpecError: the plan does not fit the fleet or contradicts itself.
+        SpecError: the plan does not fit the fleet, contradicts itself, or has other streams than
+            ``model``.
         InfeasibleError: the weights leave no room for KV.
     """
     instances, origins, transfer_s, kv_token_bytes = build(plan, model, fleet)
@@ -117,8 +118,19 @@ def simulate_plan(
 def build(
     plan: ServingPlan, model: ModelSpec, fleet: Fleet
 ) -> tuple[list[InstanceSpec], set[str], Callable[[int, int, int], float], float]:
-    """Instances of a plan, the origins of their clocks, transfer times and KV bytes a token."""
-    check_policies(plan)
+    """Instances of a plan, the origins of their clocks, transfer times and KV bytes a token.
+
+    ``model`` is that of ``model_of_plan``, streams and all.
+
+    Raises:
+        SpecError: the plan contradicts itself, or the model has other streams than it says.
+    """
+    check_policies(replace(plan, streams=max(plan.streams, model.streams)))
+    if plan.streams not in (1, model.streams):
+        raise SpecError(
+            f"plan: streams is {plan.streams}, and {model.name} was given with {model.streams}; "
+            "make the model with model_of_plan"
+        )
     placed = seats(plan, fleet)
     clocks: dict[tuple[Pool, str, int], ReplicaClock | MeasuredClock] = {}
     capacities: dict[tuple[Pool, str], KvCapacity] = {}
@@ -136,6 +148,7 @@ def build(
             capacities[key[:2]] = _capacity(plan, model, seat, max_len)
         clock = clocks[key]
         capacity = capacities[key[:2]]
+        cacheable = model.streams > 1 or capacity.blocks_per_request == 0
         clock_of.append(clock)
         host_bytes = sum(t.capacity_bytes for t in seat.device.tiers if t.kind == "ddr")
         block_bytes = max(token_bytes * capacity.block_tokens, 1.0)
@@ -158,7 +171,7 @@ def build(
                 host_blocks=host_blocks if swapping else min(host_blocks, capacity.num_blocks),
                 max_num_seqs=pool.max_num_seqs,
                 max_model_len=max_len,
-                prefix_caching=pool.prefix_caching and capacity.blocks_per_request == 0,
+                prefix_caching=pool.prefix_caching and cacheable,
                 swapping=swapping,
                 block_bytes=block_bytes,
             )

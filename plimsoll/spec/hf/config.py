@@ -22,6 +22,7 @@ from plimsoll.spec.hf.quantization import (
 )
 from plimsoll.spec.hf.vision import read_vision
 from plimsoll.spec.model import ModelSpec
+from plimsoll.spec.streams import PREFIX_TOKENS, with_streams
 
 __all__ = ["model_from_config"]
 
@@ -107,6 +108,18 @@ def _outer_parameters(fields: Fields, conventions: Conventions, hidden: int, lay
     return extra
 
 
+def _streams(fields: Fields, where: str) -> int:
+    """Parallel streams that the weights are for, 1 where no field speaks of them."""
+    streams = fields.optional("parscale_n", default=1, least=1, most=1024)
+    prefix = fields.optional("parscale_n_tokens", default=PREFIX_TOKENS)
+    if streams > 1 and prefix != PREFIX_TOKENS:
+        raise UnsupportedError(
+            f"{where}: parscale_n_tokens is {prefix}; streams are counted with prefixes of "
+            f"{PREFIX_TOKENS} tokens"
+        )
+    return streams
+
+
 def model_from_config(
     data: Any,
     *,
@@ -168,7 +181,8 @@ def model_from_config(
     vision = read_vision(top, fields, hidden=hidden)
     formats = _formats(fields, name, quantization, quant_where)
     common, layers, ahead = apply_formats(layers, ahead, formats, hidden=hidden)
-    return ModelSpec(
+    streams = _streams(fields, where)
+    model = ModelSpec(
         name=name,
         hidden_size=hidden,
         vocab_size=vocab,
@@ -183,3 +197,4 @@ def model_from_config(
         source=where,
         assumptions=tuple(fields.assumptions),
     )
+    return with_streams(model, streams)

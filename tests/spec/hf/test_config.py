@@ -401,3 +401,18 @@ def test_a_name_that_promises_quantization_without_settings_is_noted() -> None:
     model = model_from_config(PLAIN_LLAMA, name="Some-8B-NVFP4", where="c")
     assert any("no quantization settings" in text for text in model.assumptions)
     assert model.quantization.mixer is DType.BF16
+
+
+def test_a_configuration_of_streams_has_them() -> None:
+    model = read(model_type="qwen2_parscale", parscale_n=8, parscale_n_tokens=48)
+    assert model.streams == 8 and model.name == "m, 8 streams"
+    mixer = layers(model)[0].mixer
+    assert isinstance(mixer, Attention) and mixer.qkv_bias
+    assert not any("not known" in text for text in model.assumptions)
+    assert read(parscale_n=1).streams == 1 and read().streams == 1
+    with pytest.raises(UnsupportedError, match="parscale_n_tokens is 24"):
+        read(parscale_n=4, parscale_n_tokens=24)
+    with pytest.raises(UnsupportedError, match="a layer here has a window"):
+        read(parscale_n=4, sliding_window=128, layer_types=["sliding_attention"] * 4)
+    with pytest.raises(SpecError, match="parscale_n"):
+        read(parscale_n=0)

@@ -106,6 +106,11 @@ def instance_specs(
         UnsupportedError: the plan cuts a replica in a way that the engine or the model has not.
         SpecError: the plan contradicts itself, or the memory does not hold one request.
     """
+    if plan.streams > 1:
+        raise UnsupportedError(
+            f"plan: streams is {plan.streams}, and the engine here runs every token once; set "
+            "streams: 1, or simulate the plan as it is"
+        )
     check_policies(plan)
     found: list[InstanceSpec] = []
     if len({pool.parallel for pool in plan.pools}) > 1 and len({p.role for p in plan.pools}) > 1:

@@ -26,7 +26,7 @@ from scipy.stats import qmc
 from plimsoll.catalog.contract import Context, System
 from plimsoll.catalog.data_filtering import SYSTEM as DATA_FILTERING
 from plimsoll.catalog.densing_law import SYSTEM as DENSING_LAW
-from plimsoll.catalog.parscale import losses
+from plimsoll.catalog.parscale_published import losses
 from plimsoll.laws.compare import compare
 from plimsoll.laws.fit import DELTA, bootstrap, fit
 from plimsoll.laws.forms import FORMS

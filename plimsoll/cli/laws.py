@@ -23,12 +23,15 @@ _COLUMNS = "params=params,tokens=tokens"
 
 
 @laws_app.command("list")
-def list_forms(json: Json = False) -> None:
-    """Forms that can be fitted, and laws as published."""
-    from plimsoll.api.laws import list_laws
+def list_forms(
+    name: Annotated[str, Argument(help="One law, to see all that is known of it.")] = "",
+    json: Json = False,
+) -> None:
+    """All laws, or the card of one."""
+    from plimsoll.api.laws import list_laws, show_law
     from plimsoll.cli.output import emit
 
-    emit(list_laws(), json=json, html=None)
+    emit(show_law(name) if name else list_laws(), json=json, html=None)
 
 
 @laws_app.command()

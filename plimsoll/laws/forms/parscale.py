@@ -17,8 +17,14 @@ __all__ = ["ParScale", "PowerStreams"]
 
 _KS = (0.1, 0.25, 0.4, 0.6)
 _COORDINATES = (
-    Coordinate(name="ln E", low=-6.0, high=4.0, meaning="ln of the loss no size removes"),
-    Coordinate(name="ln A", low=-60.0, high=30.0, meaning="ln of the scale, in 1e9 parameters"),
+    Coordinate(name="ln E", low=-6.0, high=4.0, meaning="loss that no size removes", unit="loss"),
+    Coordinate(
+        name="ln A",
+        low=-60.0,
+        high=30.0,
+        meaning="scale of parameters",
+        unit="1e9 params*loss^(1/alpha)",
+    ),
     Coordinate(name="alpha", low=0.01, high=2.0, meaning="exponent of parameters"),
     Coordinate(name="k", low=1e-4, high=5.0, meaning="what a stream adds"),
 )

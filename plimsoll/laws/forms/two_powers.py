@@ -36,8 +36,20 @@ class TwoPowers:
     def coordinates(self) -> tuple[Coordinate, ...]:
         """(ln a, ln b, alpha, beta)."""
         return (
-            Coordinate(name="ln a", low=-20.0, high=40.0, meaning="ln of the factor of size"),
-            Coordinate(name="ln b", low=-20.0, high=40.0, meaning="ln of the factor of tokens"),
+            Coordinate(
+                name="ln a",
+                low=-20.0,
+                high=40.0,
+                meaning="factor of parameters",
+                unit="loss*params^alpha",
+            ),
+            Coordinate(
+                name="ln b",
+                low=-20.0,
+                high=40.0,
+                meaning="factor of tokens",
+                unit="loss*tokens^beta",
+            ),
             Coordinate(name="alpha", low=0.005, high=2.0, meaning="exponent of parameters"),
             Coordinate(name="beta", low=0.005, high=2.0, meaning="exponent of tokens"),
         )

@@ -14,10 +14,10 @@ laws_app = typer.Typer(
     help="Scaling laws: list, fit, predict, split a budget.", no_args_is_help=True
 )
 
-Runs = Annotated[Path, Argument(help="CSV with a row a training run.")]
+Runs = Annotated[list[Path], Argument(help="CSV files with a row a training run.")]
 Columns = Annotated[str, Option(help="Headers of the inputs, as in params=N,tokens=D_b*1e9.")]
 Loss = Annotated[str, Option(help="Header of the loss.")]
-Unit = Annotated[str, Option(help="nats or bits, a token or a byte.")]
+Unit = Annotated[str, Option(help="nats or bits; else as headers say, else nats.")]
 LawOption = Annotated[str, Option("--law", help="Published law, or a file that fit --out wrote.")]
 _COLUMNS = "params=params,tokens=tokens"
 
@@ -39,7 +39,7 @@ def fit(
     runs: Runs,
     columns: Columns = _COLUMNS,
     loss: Loss = "loss",
-    unit: Unit = "nats",
+    unit: Unit = "",
     form: Annotated[str, Option(help="Form by name; auto takes what extrapolates best.")] = "auto",
     out: Annotated[Path | None, Option(help="Write the law to this file.")] = None,
     seed: Seed = 0,
@@ -62,15 +62,19 @@ def compare(
     runs: Runs,
     columns: Columns = _COLUMNS,
     loss: Loss = "loss",
-    unit: Unit = "nats",
+    unit: Unit = "",
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
     """All forms on the same held-out runs."""
+    import sys
+    from dataclasses import replace
+
     from plimsoll.api.laws_fit import compare_laws, read_runs
     from plimsoll.cli.output import emit
 
-    emit(compare_laws(read_runs(runs, columns, loss, unit), seed=seed), json=json, html=None)
+    answer = compare_laws(read_runs(runs, columns, loss, unit), seed=seed)
+    emit(replace(answer, asked=tuple(sys.argv[1:])), json=json, html=None)
 
 
 @laws_app.command()

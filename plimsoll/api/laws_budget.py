@@ -14,6 +14,7 @@ from plimsoll.laws.predict import Prediction, predict
 from plimsoll.laws.serving_price import serving_weights
 from plimsoll.report.document import KeyNumber, Report, Table
 from plimsoll.report.wording import short_count_text
+from plimsoll.spec.errors import SpecError
 from plimsoll.spec.fleet import parse_fleet
 from plimsoll.spec.origin import Number, Origin
 from plimsoll.spec.units import parse_count
@@ -85,8 +86,19 @@ class PredictAnswer:
 
 
 def predict_loss(law: str, inputs: Mapping[str, float], *, level: float = 0.9) -> PredictAnswer:
-    """The loss of a run that was not made."""
+    """The loss of a run that was not made.
+
+    Raises:
+        SpecError: an unknown law; an input that is missing, that the law does not have, or that
+            cannot be.
+    """
     found = law_of(law)
+    surplus = [name for name in inputs if name not in found.form.inputs]
+    if surplus:
+        raise SpecError(
+            f"--{surplus[0]}: {found.name} is a law of {' and '.join(found.form.inputs)}; expected "
+            "no other input"
+        )
     return PredictAnswer(law=found, found=predict(found, inputs, level=level))
 
 

@@ -2,8 +2,8 @@
 
 Three splits: the top tenth of training compute, the largest sizes, and five folds at random (same
 for every form). Extrapolation decides, since that is what laws are for: ``select`` takes the
-least error on all but the random folds, and of forms within a tenth of it (and 0.05 %) the one
-with fewest parameters.
+least error on the first two, and of forms within a tenth of it (and 0.05 %) the one with fewest
+parameters.
 A form that refuses is listed with its reason.
 """
 
@@ -22,7 +22,6 @@ __all__ = ["Compared", "Split", "compare", "select", "splits"]
 
 _TOP = 0.1
 _FOLDS = 5
-_RANDOM = "folds"
 _ALIKE = 1.1
 _UNSEEN = 5e-4  # no held-out set of this size tells errors this near apart
 
@@ -49,9 +48,9 @@ class Compared:
     @property
     def extrapolation(self) -> float:
         """Mean error where the held-out points lie outside; inf if it cannot be fitted there."""
-        found = [error for name, error in self.errors.items() if name != _RANDOM]
+        found = [self.errors.get(name) for name in ("compute", "params")]
         known = [error for error in found if error is not None]
-        return float(np.mean(known)) if found and len(known) == len(found) else float("inf")
+        return float(np.mean(known)) if len(known) == len(found) else float("inf")
 
 
 def splits(table: LossTable, *, seed: int = 0) -> list[Split]:
@@ -70,7 +69,7 @@ def splits(table: LossTable, *, seed: int = 0) -> list[Split]:
         found.append(Split(name=first, turns=(np.isin(table.columns[first], largest),)))
     shuffled = np.random.default_rng(seed).permutation(num)
     folds = tuple(np.isin(np.arange(num), part) for part in np.array_split(shuffled, _FOLDS))
-    found.append(Split(name=_RANDOM, turns=folds))
+    found.append(Split(name="folds", turns=folds))
     return [s for s in found if all(0 < turn.sum() < num for turn in s.turns)]
 
 

@@ -48,16 +48,13 @@ def predict(law: Law, inputs: Mapping[str, float], *, level: float = 0.9) -> Pre
     """The loss at ``inputs``, with an interval unless the law came without its points.
 
     Raises:
-        SpecError: an input is missing, not positive or not one of the law's, or the level is not
-            one of those known.
+        SpecError: an input is missing or not positive, or the level is not one of those known.
     """
     needs = f"{law.form.name} needs {' and '.join(law.form.inputs)}, each above zero"
-    for name in dict.fromkeys([*law.form.inputs, *inputs]):
+    for name in law.form.inputs:
         value = inputs.get(name)
         if value is None:
             raise SpecError(f"{name} is missing; {needs}")
-        if name not in law.form.inputs:
-            raise SpecError(f"{name} is {value:g}, and the law knows none; {needs}")
         if not np.isfinite(value) or value <= 0:
             raise SpecError(f"{name} is {value:g}; {needs}")
     if level not in _Z:

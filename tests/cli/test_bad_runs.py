@@ -251,7 +251,10 @@ def test_beyond_the_box_there_is_an_answer_a_wider_interval_and_a_warning(folder
         (["--params", "7B", "--tokens", "0"], "tokens is 0"),
         (["--params", "-7", "--tokens", "1T"], "--params"),
         (["--params", "inf", "--tokens", "1T"], "is not a count"),
-        (["--params", "7B", "--tokens", "1T", "--streams", "2"], "the law knows none"),
+        (
+            ["--params", "7B", "--tokens", "1T", "--streams", "2"],
+            "chinchilla is a law of params and tokens",
+        ),
         (["--params", "7B", "--tokens", "1T", "--level", "0.7"], "expected one of"),
         (["--params", "7B", "--tokens", "1T", "--law", "farsear"], "Did you mean farseer"),
         (["--params", "7B", "--tokens", "1T", "--law", "no.yaml"], "no such file"),

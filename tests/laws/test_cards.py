@@ -17,9 +17,16 @@ from plimsoll.spec.errors import SpecError
 from scripts.check_docs import ROOT, problem
 from tests.command_line import plimsoll
 
-NOT_HERE_YET = {"datastore", "series"}
+NOT_HERE_YET = {"store-split", "series"}
 """Laws whose module and system are still to come."""
-VERBS_NOT_HERE_YET = {"laws density", "laws filter", "laws hyper", "laws saturate", "laws testtime"}
+VERBS_NOT_HERE_YET = {
+    "laws datastore",
+    "laws density",
+    "laws filter",
+    "laws hyper",
+    "laws saturate",
+    "laws testtime",
+}
 WIDEST = 80
 
 
@@ -57,12 +64,11 @@ def test_commands_exist(name):
 
 @pytest.mark.parametrize("name", [n for n, card in CARDS.items() if card.example])
 def test_examples_run(name, capsys):
+    if not (ROOT / "plimsoll" / CARDS[name].module).is_file():
+        assert name in NOT_HERE_YET
+        return
     exec(compile(CARDS[name].example, name, "exec"), {})
     assert capsys.readouterr().out.strip()
-
-
-def test_a_law_without_an_example_takes_measurements_first():
-    assert {name for name, card in CARDS.items() if not card.example} <= {"datastore", "series"}
 
 
 def test_every_form_and_every_published_law_has_a_card():

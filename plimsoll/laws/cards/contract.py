@@ -7,6 +7,7 @@ here; those are found through ``evidence`` in the results of the catalog.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Literal
 
 from plimsoll.laws.forms.contract import Coordinate, LossForm
@@ -43,6 +44,8 @@ INPUTS: dict[str, Quantity] = {
     "params": Quantity(name="N", meaning="parameters, as the points count them", unit="params"),
     "tokens": Quantity(name="D", meaning="training tokens, raw count", unit="tokens"),
     "streams": Quantity(name="P", meaning="parallel streams, 1 or more", unit="streams"),
+    "unique": Quantity(name="U", meaning="different tokens there are", unit="tokens"),
+    "datastore": Quantity(name="S", meaning="tokens to retrieve from, 0 for none", unit="tokens"),
 }
 """By column, as forms name them."""
 
@@ -92,15 +95,17 @@ class LawCard:
         return " ".join(words[1:3])
 
 
+_EXACT = "exact, of ln L by every parameter; mean Huber loss of ln-residuals, from many starts"
+
+
 def card_of_form(
     form: LossForm,
     *,
     fitted_on: str,
     command: str,
-    example: str,
-    evidence: Mapping[str, tuple[str, ...]],
-    gradient: str = "exact, of ln L by every parameter; mean Huber loss of ln-residuals, from many "
-    "starts",
+    example: str = "",
+    evidence: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
+    gradient: str = _EXACT,
 ) -> LawCard:
     """The card of a form; ``fitted_on``: where its published constants were fitted."""
     module = type(form).__module__.removeprefix("plimsoll.").replace(".", "/")
@@ -110,7 +115,10 @@ def card_of_form(
         group="loss",
         formula=form.formula,
         predicts="L, loss in nats or bits, as the points have it",
-        inputs=tuple(INPUTS[name] for name in form.inputs),
+        inputs=tuple(
+            INPUTS.get(name, Quantity(name=name, meaning="a column of the runs"))
+            for name in form.inputs
+        ),
         parameters=tuple(_parameter(one) for one in form.coordinates),
         gradient=gradient,
         fitted_on=fitted_on,

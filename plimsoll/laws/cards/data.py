@@ -90,7 +90,7 @@ DATA_CARDS: tuple[LawCard, ...] = (
         source="arXiv 2404.07177",
         module="laws/quality.py",
         example=_POOLS.format(law="EffectiveData", a=0.022, b=(-0.182, -0.145), tau=(4.0, 4.36)),
-        command="plimsoll laws filter --pools pools.csv --samples 128M",
+        command="plimsoll laws filter --pools pools.csv --samples 128M --fading data",
         evidence={"data-filtering": ("repetition",)},
     ),
     LawCard(

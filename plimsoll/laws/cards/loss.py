@@ -1,7 +1,9 @@
 """Cards of the forms of a loss surface: what the form itself does not know."""
 
+from typing import Any
+
 from plimsoll.laws.cards.contract import LawCard, card_of_form
-from plimsoll.laws.forms import FORMS
+from plimsoll.laws.forms import FORMS, LossForm
 from plimsoll.laws.forms.two_powers import TwoPowers
 
 __all__ = ["LOSS_CARDS"]
@@ -46,62 +48,82 @@ runs = LossTable(name="runs", columns={"params": sizes, "tokens": tokens}, loss=
 print(fit(TwoPowers(), runs).named)
 """
 
-LOSS_CARDS: tuple[LawCard, ...] = (
-    card_of_form(
-        FORMS["chinchilla"],
-        fitted_on="published: over 400 runs of 44M to 16B parameters on 200M to 500B tokens; the "
-        "refit, which corrects it, read 240 points off the figure",
-        command="plimsoll laws predict --law chinchilla --params 7B --tokens 2T",
-        example=_PREDICT.format("chinchilla"),
-        evidence={"farseer": ("real", "refit")},
-    ),
-    card_of_form(
-        FORMS["chinchilla-q"],
-        fitted_on="no published constants: fit your own runs",
-        command=_FIT.format("chinchilla-q"),
-        example=_OWN,
-        evidence={"farseer": ("error",)},
-    ),
-    card_of_form(
-        FORMS["kaplan"],
-        fitted_on="published: runs of 770 to 1.5B parameters without embeddings on 22M to 23B "
+_FACTS: dict[str, dict[str, Any]] = {
+    "chinchilla": {
+        "fitted_on": "published: over 400 runs of 44M to 16B parameters on 200M to 500B tokens; "
+        "the refit, which corrects it, read 240 points off the figure",
+        "command": "plimsoll laws predict --law chinchilla --params 7B --tokens 2T",
+        "example": _PREDICT.format("chinchilla"),
+        "evidence": {"farseer": ("real", "refit")},
+    },
+    "chinchilla-q": {
+        "fitted_on": "no published constants: fit your own runs",
+        "command": _FIT.format("chinchilla-q"),
+        "example": _OWN,
+        "evidence": {"farseer": ("error",)},
+    },
+    "kaplan": {
+        "fitted_on": "published: runs of 770 to 1.5B parameters without embeddings on 22M to 23B "
         "tokens",
-        command="plimsoll laws predict --law kaplan --params 1B --tokens 20B",
-        example=_PREDICT.format("kaplan"),
-        evidence={},
-    ),
-    card_of_form(
-        FORMS["farseer"],
-        fitted_on="published: 404 runs of 201M to 6.4B parameters without embeddings on 1B to "
+        "command": "plimsoll laws predict --law kaplan --params 1B --tokens 20B",
+        "example": _PREDICT.format("kaplan"),
+    },
+    "farseer": {
+        "fitted_on": "published: 404 runs of 201M to 6.4B parameters without embeddings on 1B to "
         "512B tokens; own runs need 8 sizes with 5 token counts each",
-        command="plimsoll laws predict --law farseer --params 3B --tokens 300B",
-        example=_PREDICT.format("farseer"),
-        evidence={"farseer": ("error", "ratio", "real", "allocation")},
-        gradient="exact, of ln L by every parameter, for intervals; fitted in stages: differences "
-        "along tokens, then lines over sizes, then the floor",
-    ),
-    card_of_form(
-        FORMS["parscale"],
-        fitted_on="published: 24 runs of 0.5B to 4.4B parameters with 1, 2, 4 and 8 streams on "
+        "command": "plimsoll laws predict --law farseer --params 3B --tokens 300B",
+        "example": _PREDICT.format("farseer"),
+        "evidence": {"farseer": ("error", "ratio", "real", "allocation")},
+        "gradient": "exact, of ln L by every parameter, for intervals; fitted in stages: "
+        "differences along tokens, then lines over sizes, then the floor",
+    },
+    "parscale": {
+        "fitted_on": "published: 24 runs of 0.5B to 4.4B parameters with 1, 2, 4 and 8 streams on "
         "each of two corpora, as many tokens for all",
-        command=_FIT.format("parscale") + " --columns params=N,streams=P",
-        example=_STREAMS.format("parscale"),
-        evidence={"parscale": ("law",)},
-    ),
-    card_of_form(
-        FORMS["power-streams"],
-        fitted_on="no published constants: the rival that parscale is held against",
-        command=_FIT.format("power-streams") + " --columns params=N,streams=P",
-        example=_STREAMS.format("power-streams"),
-        evidence={"parscale": ("law",)},
-    ),
-    card_of_form(
-        TwoPowers(),
-        fitted_on="published: reference models of 5M to 0.8B parameters on 10 to 60 tokens a "
+        "command": _FIT.format("parscale") + " --columns params=N,streams=P",
+        "example": _STREAMS.format("parscale"),
+        "evidence": {"parscale": ("law",)},
+    },
+    "power-streams": {
+        "fitted_on": "no published constants: the rival that parscale is held against",
+        "command": _FIT.format("power-streams") + " --columns params=N,streams=P",
+        "example": _STREAMS.format("power-streams"),
+        "evidence": {"parscale": ("law",)},
+    },
+    "repeats": {
+        "fitted_on": "published: 182 runs of 7M to 8.7B parameters on 100M to 900B tokens, 100M to "
+        "178B of them different",
+        "command": "plimsoll laws predict --law repeats --params 3B --tokens 100B --unique 20B",
+        "evidence": {"data-filtering": ("repetition",)},
+    },
+    "repeats-tokens": {
+        "fitted_on": "no published constants: fit your own runs",
+        "command": _FIT.format("repeats-tokens") + " --columns params=N,tokens=D,unique=U",
+        "evidence": {"data-filtering": ("repetition",)},
+    },
+    "datastore": {
+        "fitted_on": "no published constants: fit your own runs, some of them without a store",
+        "command": _FIT.format("datastore") + " --columns params=N,tokens=D,datastore=S",
+        "evidence": {"massiveds": ()},
+    },
+    "two-powers": {
+        "fitted_on": "published: reference models of 5M to 0.8B parameters on 10 to 60 tokens a "
         "parameter, losses of right answers",
-        command="",
-        example=_TWO,
-        evidence={"densing-law": ("inversion",)},
-    ),
-)
+        "command": "",
+        "example": _TWO,
+        "evidence": {"densing-law": ("inversion",)},
+    },
+}
+"""By form; a form without any is fitted to runs of one's own."""
+
+
+def _card(form: LossForm) -> LawCard:
+    own = {
+        "fitted_on": "no published constants: fit your own runs",
+        "command": _FIT.format(form.name),
+    }
+    return card_of_form(form, **_FACTS.get(form.name, own))
+
+
+LOSS_CARDS: tuple[LawCard, ...] = tuple(_card(form) for form in (*FORMS.values(), TwoPowers()))
 """In the order of ``FORMS``; the last is fitted by the law of density, not by ``laws fit``."""

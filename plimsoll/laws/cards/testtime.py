@@ -19,6 +19,12 @@ from plimsoll.laws.saturation import {law}
 curve = {law}({values})
 print(curve.curve([1, 8, 32]), curve.saturation(0.01))
 """
+_STORE = """\
+from plimsoll.laws.datastore import RETRIEVER_PARAMS, answer_cost, build_flops
+
+print(build_flops(RETRIEVER_PARAMS, 1.4e12) / (6 * 7e9 * 2e12))
+print(answer_cost(7e9, tokens=500, retrieved_tokens=1000, chunks=4e9).total)
+"""
 _SHARE = Quantity(name="F", meaning="share of questions that can be solved", low=0.0, high=1.0)
 _TRIES = Quantity(name="n", meaning="samples of a question, or rounds of rethinking")
 
@@ -50,7 +56,7 @@ TEST_TIME_CARDS: tuple[LawCard, ...] = (
         source="arXiv 2506.05333",
         module="cost/testtime.py",
         example=_KINETICS,
-        command="plimsoll laws testtime",
+        command="plimsoll laws testtime traces.csv --on 8xH100-SXM --budget 60s",
         evidence={"kinetics": ()},
     ),
     LawCard(
@@ -72,7 +78,7 @@ TEST_TIME_CARDS: tuple[LawCard, ...] = (
         source="arXiv 2505.20522",
         module="laws/saturation.py",
         example=_SATURATION.format(law="TTSPM", values="p=0.3, f_max=0.533"),
-        command="plimsoll laws saturate",
+        command="plimsoll laws saturate pilot.csv",
         evidence={"ttspm": ()},
     ),
     LawCard(
@@ -95,7 +101,7 @@ TEST_TIME_CARDS: tuple[LawCard, ...] = (
         source="here, around arXiv 2505.20522",
         module="laws/saturation.py",
         example=_SATURATION.format(law="BetaTTSPM", values="a=0.4, b=1.5, f_max=0.9"),
-        command="plimsoll laws saturate",
+        command="plimsoll laws saturate pilot.csv",
         evidence={"ttspm": ("bound", "predicted")},
     ),
     LawCard(
@@ -116,30 +122,32 @@ TEST_TIME_CARDS: tuple[LawCard, ...] = (
         source="here, around arXiv 2505.20522",
         module="laws/saturation.py",
         example=_SATURATION.format(law="TwoRate", values="p=0.3, q=0.1, f_max=0.9"),
-        command="plimsoll laws saturate",
+        command="plimsoll laws saturate pilot.csv",
         evidence={"ttspm": ("bound",)},
     ),
     LawCard(
-        name="datastore",
+        name="store-split",
         title="Size of a datastore against parameters",
         group="test time",
-        formula="C = 6*N*D + 2*N_r*S; least measured loss over N, D and S within C",
+        formula="C = 6*N*D + 2*N_r*S; least loss of the form datastore over N, D and S within C",
         predicts="the split of compute between training and a store of text to retrieve from",
         inputs=(
             INPUTS["params"],
             INPUTS["tokens"],
-            Quantity(name="S", meaning="tokens in the store", unit="tokens"),
+            INPUTS["datastore"],
             Quantity(name="N_r", meaning="parameters of the retriever", unit="params"),
             Quantity(name="C", meaning="compute to spend", unit="FLOPs"),
         ),
         parameters=(),
-        gradient="none to fit: an envelope of measured points",
+        gradient="none to fit: a search over N and S, ever finer, of a fitted law",
         fitted_on="published: stores up to 1.4T tokens beside models of 7B and 13B parameters; "
         "here a tiny model and made facts",
         not_for="the latency of longer prompts and of search, which it leaves out; stores that "
         "hold the test's answers; approximate indices",
         source="arXiv 2407.12854",
         module="laws/datastore.py",
+        example=_STORE,
+        command="plimsoll laws datastore runs.csv --flops 1e22",
         evidence={"massiveds": ()},
     ),
 )

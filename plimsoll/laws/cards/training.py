@@ -11,6 +11,14 @@ from plimsoll.laws.hyper import suggest
 found = suggest(1e9, 1e11, seq_len=2048)
 print(found.lr, found.batch_tokens, found.lr_range, found.batch_range)
 """
+_SERIES = """\
+import numpy as np
+from plimsoll.laws.series import fit_axis
+
+sizes = np.array([2e3, 8e3, 3.2e4, 1.28e5, 5.12e5])
+law = fit_axis("params", sizes, (1e3 / sizes) ** 0.12, floor=False)
+print(law.alpha, law.gain(4.0))
+"""
 _DENSITY = """\
 from plimsoll.laws.density import RatedModel, density, fit_ladder
 
@@ -89,7 +97,7 @@ TRAINING_CARDS: tuple[LawCard, ...] = (
         name="series",
         title="Powers for time-series models",
         group="training",
-        formula="L(x) = floor + (x_c/x)^alpha, x one of N, D, C",
+        formula="L(x) = E + (x_c/x)^alpha, x one of N, D, C",
         predicts="L, negative log-likelihood in nats a point of a normalised series, in and out of "
         "distribution",
         inputs=(
@@ -100,9 +108,12 @@ TRAINING_CARDS: tuple[LawCard, ...] = (
         parameters=(
             Quantity(name="x_c", meaning="scale of the axis", unit="that of x"),
             Quantity(name="alpha", meaning="exponent along the axis"),
-            Quantity(name="floor", meaning="entropy of the series, where it is known", unit="nats"),
+            Quantity(
+                name="E", meaning="floor; 0 where the loss is above a known entropy", unit="nats"
+            ),
         ),
-        gradient="exact, of ln of the loss above its floor",
+        gradient="exact, of ln L by every parameter; a floor where Akaike's criterion asks for "
+        "one; intervals from resampled seeds",
         fitted_on="published: 1e3 to 1e8 parameters (range not verified); here on models trained "
         "from scratch on made series",
         not_for="losses without a fixed normalisation and a declared offset, since they may be "
@@ -110,6 +121,7 @@ TRAINING_CARDS: tuple[LawCard, ...] = (
         "training",
         source="arXiv 2410.12360",
         module="laws/series.py",
+        example=_SERIES,
         evidence={"tsfm-scaling": ()},
     ),
     LawCard(
@@ -136,7 +148,7 @@ TRAINING_CARDS: tuple[LawCard, ...] = (
         source="arXiv 2412.04315",
         module="laws/density.py",
         example=_DENSITY,
-        command="plimsoll laws density",
+        command="plimsoll laws density scores.csv --benchmarks MMLU --reference Llama",
         evidence={"densing-law": ("inversion", "cleaner", "compressed")},
     ),
     LawCard(
@@ -159,7 +171,8 @@ TRAINING_CARDS: tuple[LawCard, ...] = (
         source="arXiv 2412.04315",
         module="laws/density_trend.py",
         example=_TREND,
-        command="plimsoll laws density",
+        command="plimsoll laws density scores.csv --benchmarks MMLU --reference Llama "
+        "--released months.csv",
         evidence={"densing-law": ("growth", "doubling", "spread")},
     ),
 )

@@ -47,7 +47,7 @@ _INPUTS = (
     Quantity(name="m_k", meaning="samples of epoch k", unit="samples"),
 )
 _GRADIENT = (
-    "none: an exhaustive grid over a and tau, b refined in each cell, since gradient fits trade "
+    "none; an exhaustive grid over a and tau, b refined in each cell, since gradient fits trade "
     "the three off"
 )
 _FITTED_ON = (
@@ -109,7 +109,7 @@ DATA_CARDS: tuple[LawCard, ...] = (
             ),
         ),
         parameters=(),
-        gradient="none to fit: both equations solved by bisection in u = -ln(1 - R), the rough "
+        gradient="none to fit; both equations solved by bisection in u = -ln(1 - R), the rough "
         "probe by a minimum over two overlaps",
         fitted_on="Gaussian inputs, a linear teacher, dimensions without bound; trained "
         "perceptrons of 200 dimensions agree",

@@ -48,7 +48,7 @@ TEST_TIME_CARDS: tuple[LawCard, ...] = (
         parameters=(
             Quantity(name="I", meaning="dense FLOPs a device does in a byte's time", unit="FLOP/B"),
         ),
-        gradient="none to fit: a count; the frontier is an envelope of measured generations",
+        gradient="none to fit; a count; the frontier is an envelope of measured generations",
         fitted_on="full attention, KV in 16 bits, batches that hide the weights; checked on decode "
         "steps of two models up to 8,192 positions",
         not_for="small batches, where weights cost too; prefill and waiting; windows and recurrent "
@@ -70,7 +70,7 @@ TEST_TIME_CARDS: tuple[LawCard, ...] = (
             Quantity(name="p", meaning="chance that a sample is right", low=0.0, high=1.0),
             _SHARE,
         ),
-        gradient="none: likelihood of each question's own count, F in closed form; an interval "
+        gradient="none; likelihood of each question's own count, F in closed form; an interval "
         "in place of a point where all are right or all wrong",
         fitted_on="pilots of at least 2 samples a question; published for 1.5B and 7B models",
         not_for="questions of unlike difficulty, whose tail it cuts off (ttspm-beta); accuracy "
@@ -93,7 +93,7 @@ TEST_TIME_CARDS: tuple[LawCard, ...] = (
             Quantity(name="b", meaning="second shape of it, above zero"),
             _SHARE,
         ),
-        gradient="numerical: beta-binomial likelihood of each question's count; questions held out "
+        gradient="numerical; beta-binomial likelihood of each question's count; questions held out "
         "choose between this and ttspm",
         fitted_on="pilots of at least 2 samples a question; an extension made here",
         not_for="a spread of p that is no Beta, as with questions of two kinds; accuracy without a "
@@ -116,7 +116,7 @@ TEST_TIME_CARDS: tuple[LawCard, ...] = (
             Quantity(name="q", meaning="chance that it spoils a right one", low=0, high=1),
             _SHARE,
         ),
-        gradient="none: likelihood of transitions; a ratio test says whether q is needed",
+        gradient="none; likelihood of transitions; a ratio test says whether q is needed",
         fitted_on="pilots of rounds with grades; an extension made here",
         not_for="rounds that remember earlier ones; grades that are wrong more often than said",
         source="here, around arXiv 2505.20522",
@@ -139,7 +139,7 @@ TEST_TIME_CARDS: tuple[LawCard, ...] = (
             Quantity(name="C", meaning="compute to spend", unit="FLOPs"),
         ),
         parameters=(),
-        gradient="none to fit: a search over N and S, ever finer, of a fitted law",
+        gradient="none to fit; a search over N and S, ever finer, of a fitted law",
         fitted_on="published: stores up to 1.4T tokens beside models of 7B and 13B parameters; "
         "here a tiny model and made facts",
         not_for="the latency of longer prompts and of search, which it leaves out; stores that "

@@ -66,7 +66,7 @@ TRAINING_CARDS: tuple[LawCard, ...] = (
             Quantity(name="e", meaning="power of tokens in it"),
             Quantity(name="f", meaning="power of parameters in it, 0 as published"),
         ),
-        gradient="none: least squares of logarithms on points within a quarter of a percent of "
+        gradient="none; least squares of logarithms on points within a quarter of a percent of "
         "each cell's least loss; judged by regret, since the plateau leaves coefficients loose",
         fitted_on="17 cells of 215M to 1.07B parameters without embeddings on 4B to 100B tokens; "
         "warm-up of 2,000 steps, cosine to a fixed 1e-5",
@@ -140,7 +140,7 @@ TRAINING_CARDS: tuple[LawCard, ...] = (
             Quantity(name="c", meaning="scores from guessing to the top", unit="share right"),
             Quantity(name="d", meaning="score of guessing", unit="share right"),
         ),
-        gradient="numerical: least squares of scores over one family; with losses known, two "
+        gradient="numerical; least squares of scores over one family; with losses known, two "
         "powers and a sigmoid in their place (two-powers)",
         fitted_on="the reference family's sizes; answers say how far outside they lie",
         not_for="scores within a twentieth of the sigmoid's ends, which it refuses; instruct "
@@ -162,7 +162,7 @@ TRAINING_CARDS: tuple[LawCard, ...] = (
             Quantity(name="A", meaning="growth; ln 2/A is the doubling time", unit="1/day"),
             Quantity(name="B", meaning="ln of the density at the start"),
         ),
-        gradient="closed form: least squares through the records of density alone, bootstrap over "
+        gradient="closed form; least squares through the records of density alone, bootstrap over "
         "models",
         fitted_on="published: 29 open base models of 2023 and later; here 74 models by MMLU, "
         "relative to the first Llama sizes",

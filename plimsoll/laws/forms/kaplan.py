@@ -29,7 +29,7 @@ class Kaplan:
     title: str = "Kaplan"
     formula: str = "L = [(N_c/N)^(alpha_N/alpha_D) + D_c/D]^alpha_D"
     source: str = "arXiv 2001.08361"
-    leaves_out: str = "an irreducible loss; data seen more than once"
+    leaves_out: str = "losses with a floor, which it falls through; data seen more than once"
     inputs: tuple[str, ...] = ("params", "tokens")
 
     @property

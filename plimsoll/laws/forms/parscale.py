@@ -47,7 +47,7 @@ class ParScale:
     title: str = "Parallel streams"
     formula: str = "L = E + (A*1e9/(N*(k*ln P + 1)))^alpha"
     source: str = "arXiv 2505.10475"
-    leaves_out: str = "tokens: all points of a fit must have seen as many"
+    leaves_out: str = "points that saw different numbers of tokens"
     inputs: tuple[str, ...] = ("params", "streams")
 
     @property

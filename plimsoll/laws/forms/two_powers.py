@@ -24,7 +24,7 @@ class TwoPowers:
     title: str = "Two powers without a floor"
     formula: str = "L = a/N^alpha + b/D^beta"
     source: str = "arXiv 2412.04315"
-    leaves_out: str = "an irreducible loss; data seen more than once"
+    leaves_out: str = "losses with a floor, which it falls through; data seen more than once"
     inputs: tuple[str, ...] = ("params", "tokens")
 
     @property

@@ -43,7 +43,9 @@ _TAU_ROUNDS = 3
 _TAU_POINTS = 9
 _B_POINTS = 25
 _B_STEPS = 8
-A_RANGE, B_RANGE, TAU_RANGE = (1e-4, 1.0), (0.005, 0.5), (1.0, 10.0)
+A_RANGE = (1e-4, 1.0)
+B_RANGE = (0.005, 0.5)
+TAU_RANGE = (1.0, 10.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -62,7 +62,7 @@ DATA_CARDS: tuple[LawCard, ...] = (
         group="data",
         formula="y = (a*n_1)^(b_0) * prod over k >= 1 of (n_(k+1)/n_k)^(b_k) + d; "
         "b_k = b*2^(-k/tau)",
-        predicts="y, error or loss after so many samples of a union of pools",
+        predicts="y, error or loss after so many samples of a union of pools, whose utility fades",
         inputs=_INPUTS[:1],
         parameters=_fitted("factor of samples, shared by all pools"),
         gradient=_GRADIENT,
@@ -80,7 +80,7 @@ DATA_CARDS: tuple[LawCard, ...] = (
         title="Samples that fade with repetition",
         group="data",
         formula="y = (a * sum over k of m_k*2^(-k/tau))^b + d",
-        predicts="y, error or loss after so many samples of a union of pools",
+        predicts="y, error or loss after so many samples of a union of pools, which count less",
         inputs=_INPUTS[1:],
         parameters=_fitted("factor of samples, shared by all pools"),
         gradient=_GRADIENT,

@@ -64,7 +64,8 @@ TEST_TIME_CARDS: tuple[LawCard, ...] = (
         title="Saturation of samples, one p for all",
         group="test time",
         formula="F(n) = F*(1 - (1 - p)^n); stop at ceil(ln(eps/(F*p))/ln(1 - p))",
-        predicts="share of questions with one right answer among n, and the last sample worth it",
+        predicts="share of questions solved by n samples, and the last one worth it, where one p "
+        "holds for all",
         inputs=(_TRIES,),
         parameters=(
             Quantity(name="p", meaning="chance that a sample is right", low=0.0, high=1.0),
@@ -86,7 +87,8 @@ TEST_TIME_CARDS: tuple[LawCard, ...] = (
         title="Saturation of samples, p of its own a question",
         group="test time",
         formula="F(n) = F*(1 - B(a, b + n)/B(a, b))",
-        predicts="share of questions with one right answer among n, and the last sample worth it",
+        predicts="share of questions solved by n samples, and the last one worth it, where each "
+        "has its own p",
         inputs=(_TRIES,),
         parameters=(
             Quantity(name="a", meaning="first shape of the Beta spread of p, above zero"),

@@ -17,7 +17,7 @@ from plimsoll.spec.errors import SpecError
 from scripts.check_docs import ROOT, problem
 from tests.command_line import plimsoll
 
-NOT_HERE_YET = {"store-split", "series"}
+NOT_HERE_YET = {"datastore", "series", "store-split"}
 """Laws whose module and system are still to come."""
 VERBS_NOT_HERE_YET = {
     "laws datastore",

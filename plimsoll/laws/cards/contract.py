@@ -139,7 +139,7 @@ def card_of_form(
 def _parameter(one: Coordinate) -> Quantity:
     return Quantity(
         name=one.name.removeprefix("ln "),
-        meaning=one.meaning,
+        meaning=one.meaning.removeprefix("ln of ").removeprefix("the "),
         unit=one.unit,
         low=one.low,
         high=one.high,

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from plimsoll.laws.forms.contract import Floats
 from plimsoll.laws.plausible import Unit, check_counts, unit_of
@@ -128,15 +129,28 @@ class LossTable:
         order = np.argsort(first)
         kept = self.rows(first[order])
         repeats = int((counts - 1).sum())
+        apart = _spread(inverse.ravel(), self.loss, len(counts))
         return LossTable(
             name=kept.name,
             columns=kept.columns,
             loss=mean[order],
             unit=kept.unit,
             lines=kept.lines,
-            notes=(*self.notes, f"{repeats} points at inputs seen before: averaged with those"),
+            notes=(
+                *self.notes,
+                f"{repeats} points at inputs seen before: averaged with those, losses up to "
+                f"{apart:.2%} apart",
+            ),
             files=kept.files,
         )
+
+
+def _spread(group: npt.NDArray[np.int64], loss: Floats, groups: int) -> float:
+    """The largest loss over the least one within a group, less one."""
+    high, low = np.zeros(groups), np.full(groups, np.inf)
+    np.maximum.at(high, group, loss)
+    np.minimum.at(low, group, loss)
+    return float((high / low).max()) - 1
 
 
 def joined(tables: Sequence[LossTable]) -> LossTable:

@@ -69,8 +69,9 @@ _FACTS: dict[str, dict[str, Any]] = {
         "example": _PREDICT.format("kaplan"),
     },
     "farseer": {
-        "fitted_on": "published: 404 runs of 201M to 6.4B parameters without embeddings on 1B to "
-        "512B tokens; own runs need 8 sizes with 5 token counts each",
+        "fitted_on": "published: about 1,000 runs of 201M to 25.1B parameters without embeddings, "
+        "404 of them, up to 6.4B on 1B to 512B tokens, released; own runs need 8 sizes with 5 "
+        "token counts each",
         "command": "plimsoll laws predict --law farseer --params 3B --tokens 300B",
         "example": _PREDICT.format("farseer"),
         "evidence": {"farseer": ("error", "ratio", "real", "allocation")},

@@ -164,7 +164,7 @@ TRAINING_CARDS: tuple[LawCard, ...] = (
         ),
         gradient="closed form; least squares through the records of density alone, bootstrap over "
         "models",
-        fitted_on="published: 29 open base models of 2023 and later; here 74 models by MMLU, "
+        fitted_on="published: 29 open base models; here those of a public table by MMLU, "
         "relative to the first Llama sizes",
         not_for="dates far beyond the last record; all models in place of records; tables that mix "
         "base and instruct models; upload dates in place of release dates",

@@ -9,6 +9,7 @@ from dataclasses import replace
 from plimsoll.catalog.contract import Context
 from plimsoll.catalog.farseer import overtraining, sampled
 from plimsoll.catalog.parscale import losses
+from plimsoll.laws.repeats import MEASURED_EPOCHS
 from plimsoll.laws.table import LossTable, read_table
 
 __all__ = ["tables"]
@@ -25,8 +26,10 @@ def tables(context: Context) -> Iterator[tuple[str, LossTable]]:
         table = overtraining(context, corpus)
         yield title, replace(table, name=f"over-training runs on {title}")
     path = context.file("laws/datablations_val_losses.csv")
-    repeated = read_table(path, _REPEATS, loss="val_loss_c4")
-    yield "repeated", replace(repeated, name="runs on repeated tokens of C4", lines=())
+    runs = read_table(path, _REPEATS, loss="val_loss_c4")
+    few = runs.columns["tokens"] <= MEASURED_EPOCHS * runs.columns["unique"]
+    title = f"runs on repeated tokens of C4, up to {MEASURED_EPOCHS:g} epochs"
+    yield "repeated", replace(runs.rows(few), name=title, lines=())
     surface = sampled(_NOISE, 0)
     yield "made", replace(surface, name=f"points made of Farseer's surface, {_NOISE:.1%} noise")
     for corpus, title in _STREAMS.items():

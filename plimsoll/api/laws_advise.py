@@ -100,9 +100,14 @@ class AdviseAnswer:
             )
         if not known:
             notes.append("the law was published without its points: the loss has no interval")
+        epochs = self.split.epochs
         words = ["laws", "allocate", "--flops", f"{one.flops:.6g}", "--law", self.split.law.name]
+        if epochs is not None:
+            notes += epochs.notes()
+            words += ["--unique", f"{epochs.unique:.6g}"]
+        repeats = f" ({epochs.best.epochs:.3g} epochs)" if epochs and epochs.repeated else ""
         return Report(
-            title=f"Train {size} parameters on {tokens} tokens",
+            title=f"Train {size} parameters on {tokens} tokens{repeats}",
             subtitle=f"{one.flops:.3g} FLOPs, {short_count_text(self.split.serve_tokens)} tokens "
             f"to serve, {self.split.on}; {self.split.law.source}",
             command=command("laws", "advise", *words[2:], "--on", self.split.on),
@@ -172,6 +177,7 @@ class AdviseAnswer:
                 "tokens_per_device_s": serving.tokens_per_device_s,
                 "usd_per_million_tokens": cost.usd_per_million,
             },
+            "epochs": None if self.split.epochs is None else self.split.epochs.data(),
             "others": [list(row) for row in self.others],
         }
 
@@ -221,40 +227,52 @@ def _row(name: str, ask: Callable[[], AllocateAnswer]) -> tuple[str, str, str, s
     )
 
 
-def advise(law: str, flops: float, *, on: str, serve_tokens: float = 0.0) -> AdviseAnswer:
-    """What to train with ``flops`` on the fleet ``on`` if ``serve_tokens`` are to be served.
+def advise(
+    law: str, flops: float, *, on: str, serve_tokens: float = 0.0, unique: float | None = None
+) -> AdviseAnswer:
+    """What to train with ``flops`` on the fleet ``on`` if ``serve_tokens`` are to be served and
+    ``unique`` different tokens exist (None: as many as are wanted).
 
     Raises:
         SpecError: an unknown law or device, numbers that cannot be.
         InfeasibleError: nothing in reach of the law.
     """
     fleet = parse_fleet(on)
-    split = allocate(law, flops, serve_tokens=serve_tokens, on=on)
+    split = allocate(law, flops, serve_tokens=serve_tokens, on=on, unique=unique)
     one = split.found
     hyper = suggest(one.params, one.tokens, seq_len=_SEQ_LEN)
     others = [
         _row(
             "ten times the compute",
-            lambda: allocate(law, 10 * flops, serve_tokens=serve_tokens, on=on),
+            lambda: allocate(law, 10 * flops, serve_tokens=serve_tokens, on=on, unique=unique),
         ),
         _row(
             "a tenth of it",
-            lambda: allocate(law, flops / 10, serve_tokens=serve_tokens / 10, on=on),
+            lambda: allocate(law, flops / 10, serve_tokens=serve_tokens / 10, on=on, unique=unique),
         ),
     ]
     if serve_tokens:
         others += [
-            _row("nothing to serve", lambda: allocate(law, flops)),
+            _row("nothing to serve", lambda: allocate(law, flops, unique=unique)),
             _row(
                 "three times to serve",
-                lambda: allocate(law, flops, serve_tokens=3 * serve_tokens, on=on),
+                lambda: allocate(law, flops, serve_tokens=3 * serve_tokens, on=on, unique=unique),
             ),
         ]
+    if unique is not None:
+        others.append(
+            _row(
+                "ten times the different tokens",
+                lambda: allocate(law, flops, serve_tokens=serve_tokens, on=on, unique=10 * unique),
+            )
+        )
     if law == "chinchilla":
         others.append(
             _row(
                 "constants of the paper, not the refit",
-                lambda: allocate("chinchilla-original", flops, serve_tokens=serve_tokens, on=on),
+                lambda: allocate(
+                    "chinchilla-original", flops, serve_tokens=serve_tokens, on=on, unique=unique
+                ),
             )
         )
     return AdviseAnswer(

@@ -1,6 +1,6 @@
 """What a law says: the loss of a run, the split of a budget."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,9 +8,12 @@ import numpy as np
 
 from plimsoll.api.commands import command
 from plimsoll.api.laws import law_data
+from plimsoll.api.laws_epochs import Epochs, epochs_over
 from plimsoll.laws.allocate import Allocation, compute_optimal
+from plimsoll.laws.forms.contract import Floats
 from plimsoll.laws.law import Law, law_of
 from plimsoll.laws.predict import Prediction, predict
+from plimsoll.laws.repeats import LimitedData, limited
 from plimsoll.laws.serving_price import serving_weights
 from plimsoll.report.document import KeyNumber, Report, Table
 from plimsoll.report.wording import short_count_text
@@ -41,15 +44,18 @@ class PredictAnswer:
         """See ``Answer``."""
         one = self.found
         inputs = ", ".join(
-            f"{name} {short_count_text(value)}" for name, value in one.inputs.items()
+            f"{name} {short_count_text(value)}" for name, value in self._given.items()
         )
+        words = ["--law", self.law.name]
+        limit = self._given.get("unique")
+        limits = [] if limit is None else ["--unique", f"{limit:.6g}"]
         known = np.isfinite(one.low)
         interval = f"{one.low:.4g} to {one.high:.4g} with {one.level:.0%}" if known else "unknown"
         origin = Origin.EXTRAPOLATED if one.outside else Origin.MODELED
         return Report(
             title=f"Loss {one.loss:.4g} {one.unit} at {inputs}",
             subtitle=f"{self.law.form.formula}; {self.law.source}",
-            command=command("laws", "predict", "--law", self.law.name),
+            command=command("laws", "predict", *words, *self._options()),
             key_numbers=(
                 KeyNumber(
                     name="Loss",
@@ -65,8 +71,17 @@ class PredictAnswer:
                 )
                 if note
             ),
-            next_command=command("laws", "allocate", "--flops", "1e22", "--law", self.law.name),
+            next_command=command("laws", "allocate", "--flops", "1e22", *words, *limits),
         )
+
+    @property
+    def _given(self) -> dict[str, float]:
+        form = self.law.form
+        limit = {"unique": form.unique} if isinstance(form, LimitedData) else {}
+        return {**self.found.inputs, **limit}
+
+    def _options(self) -> list[str]:
+        return [w for name, v in self._given.items() for w in (f"--{name}", f"{v:.6g}")]
 
     def data(self) -> dict[str, Any]:
         """See ``Answer``."""
@@ -75,7 +90,7 @@ class PredictAnswer:
         return {
             "format_version": 1,
             "law": law_data(self.law),
-            "inputs": one.inputs,
+            "inputs": self._given,
             "loss": one.loss,
             "low": one.low if known else None,
             "high": one.high if known else None,
@@ -86,14 +101,16 @@ class PredictAnswer:
 
 
 def predict_loss(law: str, inputs: Mapping[str, float], *, level: float = 0.9) -> PredictAnswer:
-    """The loss of a run that was not made.
+    """The loss of a run that was not made; ``unique`` tokens also for laws of size and tokens.
 
     Raises:
         SpecError: an unknown law; an input that is missing, that the law does not have, or that
             cannot be.
     """
     found = law_of(law)
-    surplus = [name for name in inputs if name not in found.form.inputs]
+    if "unique" in inputs and "unique" not in found.form.inputs:
+        found = limited(found, inputs["unique"])
+    surplus = [name for name in inputs if name not in (*found.form.inputs, "unique")]
     if surplus:
         raise SpecError(
             f"--{surplus[0]}: {found.name} is a law of {' and '.join(found.form.inputs)}; expected "
@@ -104,7 +121,8 @@ def predict_loss(law: str, inputs: Mapping[str, float], *, level: float = 0.9) -
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AllocateAnswer:
-    """A split budget. ``alone``: the same without the serving load, None if there is none."""
+    """A split budget. ``alone``: the same without the serving load, None if there is none;
+    ``epochs``: how the tokens repeat, None if they never end."""
 
     law: Law
     found: Allocation
@@ -113,6 +131,7 @@ class AllocateAnswer:
     on: str
     weight: float
     stretch: float
+    epochs: Epochs | None = None
 
     def report(self) -> Report:
         """See ``Answer``."""
@@ -147,15 +166,22 @@ class AllocateAnswer:
             )
         elif self.serve_tokens:
             notes.append("a serving FLOP costs as much as one of training; name devices with --on")
+        if self.epochs is not None:
+            notes += self.epochs.notes()
         interval = (
             f"{at.low:.4g} to {at.high:.4g} with 90 %" if np.isfinite(at.low) else "not known"
         )
         words = ["laws", "allocate", "--flops", f"{one.flops:.6g}", "--law", self.law.name]
         words += ["--serve", f"{self.serve_tokens:.6g}"] if self.serve_tokens else []
         words += ["--on", self.on] if self.on else []
+        epochs = self.epochs
+        if epochs is not None:
+            words += ["--unique", f"{epochs.unique:.6g}"]
+        repeats = f", {epochs.best.epochs:.3g} epochs" if epochs and epochs.repeated else ""
+        further = ["--unique", f"{epochs.unique:.3g}"] if epochs else []
         return Report(
             title=f"{short_count_text(one.params)} parameters on "
-            f"{short_count_text(one.tokens)} tokens",
+            f"{short_count_text(one.tokens)} tokens{repeats}",
             subtitle=f"{one.flops:.3g} FLOPs by {self.law.form.formula}; {self.law.source}",
             command=command(*words),
             key_numbers=(
@@ -165,7 +191,7 @@ class AllocateAnswer:
                     note=f"interval {interval}",
                 ),
             ),
-            tables=(table,),
+            tables=(table,) if epochs is None else (table, epochs.table()),
             assumptions=(
                 "training costs 6 FLOPs a parameter and token, serving 2",
                 f"sizes and tokens up to {self.stretch:g} times beyond the fit's range",
@@ -180,6 +206,7 @@ class AllocateAnswer:
                 f"{one.params:.3g}",
                 "--tokens",
                 f"{one.tokens:.3g}",
+                *further,
             ),
         )
 
@@ -204,6 +231,7 @@ class AllocateAnswer:
             "serve_tokens": self.serve_tokens,
             "serve_weight": self.weight,
             "on": self.on,
+            "epochs": None if self.epochs is None else self.epochs.data(),
         }
 
 
@@ -214,39 +242,50 @@ def allocate(
     serve_tokens: float = 0.0,
     on: str = "",
     stretch: float = 10.0,
+    unique: float | None = None,
 ) -> AllocateAnswer:
-    """Split a budget; with ``on``, serving costs what it costs on those devices.
+    """Split a budget; with ``on``, serving costs what it costs on those devices. ``unique``: how
+    many different tokens there are, None for as many as are wanted.
 
     Raises:
         SpecError: an unknown law or device, numbers that cannot be.
         InfeasibleError: nothing in reach of the law.
     """
-    found = law_of(law)
-    weight = 1.0
-    alone = None
+    whole = law_of(law)
+    found = whole if unique is None else limited(whole, unique)
+    weight: float | Callable[[Floats], Floats] = 1.0
+    low, high = found.box.get("params", (1e6, 1e12))
+    low, high = low / stretch, high * stretch
     if serve_tokens and on:
         device = parse_fleet(on).parts[0].device
-        low, high = found.box.get("params", (1e6, 1e12))
-        sizes = np.geomspace(low / stretch, high * stretch, _NODES)
+        sizes = np.geomspace(low, high, _NODES)
         weights = serving_weights(sizes, device)
-        best = compute_optimal(
+
+        def weight(n: Floats) -> Floats:
+            return np.interp(np.log(n), np.log(sizes), weights)
+
+    def split(by: Law, served: float) -> Allocation:
+        return compute_optimal(by, flops, serve_tokens=served, serve_weight=weight, stretch=stretch)
+
+    best = split(found, serve_tokens)
+    epochs = None
+    if unique is not None:
+        epochs = epochs_over(
             found,
-            flops,
+            best,
+            split(whole, serve_tokens) if "unique" not in whole.box else None,
+            unique=unique,
             serve_tokens=serve_tokens,
-            serve_weight=lambda n: np.interp(np.log(n), np.log(sizes), weights),
-            stretch=stretch,
+            serve_weight=weight,
+            sizes=(low, high),
         )
-        weight = float(np.interp(np.log(best.params), np.log(sizes), weights))
-    else:
-        best = compute_optimal(found, flops, serve_tokens=serve_tokens, stretch=stretch)
-    if serve_tokens:
-        alone = compute_optimal(found, flops, stretch=stretch)
     return AllocateAnswer(
         law=found,
         found=best,
-        alone=alone,
+        alone=split(found, 0.0) if serve_tokens else None,
         serve_tokens=serve_tokens,
         on=on,
-        weight=weight,
+        weight=float(weight(np.array(best.params))) if callable(weight) else weight,
         stretch=stretch,
+        epochs=epochs,
     )

@@ -104,6 +104,7 @@ class FitLawAnswer:
         )
         notes = [f"holds for {box}", f"not for: {found.form.leaves_out}", *found.notes]
         law = self.saved or "law.yaml"
+        limit = ("--unique", "100B") if "unique" in found.form.inputs else ()
         return Report(
             title=f"{found.form.title} fits {len(found.table)} runs to "
             f"{percent_text(found.rmse)} (R² {found.r2:.4f} of ln loss)",
@@ -112,7 +113,7 @@ class FitLawAnswer:
             command=command(*(self.asked or ("laws", "fit", self.source))),
             tables=tuple(tables),
             notes=tuple(notes),
-            next_command=command("laws", "allocate", "--flops", "1e22", "--law", law)
+            next_command=command("laws", "allocate", "--flops", "1e22", "--law", law, *limit)
             if self.saved
             else command(*(self.asked or ("laws", "fit", self.source)), "--out", law),
         )

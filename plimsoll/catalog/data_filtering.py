@@ -23,6 +23,8 @@ from plimsoll.catalog.contract import (
     Report,
     System,
 )
+from plimsoll.catalog.data_filtering_epochs import CHECKS as EPOCH_CHECKS
+from plimsoll.catalog.data_filtering_epochs import CLAIM as EPOCH_CLAIM
 from plimsoll.catalog.data_filtering_real import BUDGETS, NOISE, Outcome, outcome
 from plimsoll.laws.forms.contract import Floats
 from plimsoll.laws.quality import QualityPool, RepeatUtility, best_pool, mix
@@ -346,9 +348,16 @@ SYSTEM = System(
         "Utilities of quality-ranked pools fade with repetition; from each pool's own law follow "
         "the errors of their unions, and how many to keep for a budget"
     ),
-    claims=_CLAIMS,
-    rooms=("laws/quality.py", "laws/quality_fit.py", "laws/pool_table.py", "data/curate.py"),
-    checks=_CHECKS,
+    claims=(*_CLAIMS, EPOCH_CLAIM),
+    rooms=(
+        "laws/quality.py",
+        "laws/quality_fit.py",
+        "laws/pool_table.py",
+        "laws/repeats.py",
+        "laws/forms/repeats.py",
+        "data/curate.py",
+    ),
+    checks=(*_CHECKS, *EPOCH_CHECKS),
     not_reproduced={
         "laion": "needs the image-text pairs and hundreds of millions of samples of training",
     },

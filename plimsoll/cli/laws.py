@@ -1,4 +1,4 @@
-"""The verbs of ``laws``: list, fit, compare, predict, allocate, advise."""
+"""The verbs of ``laws``; those with a file of their own are named at the end."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,6 +6,9 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
+from plimsoll.cli.laws_density import density
+from plimsoll.cli.laws_filter import filter_data
+from plimsoll.cli.laws_hyper import hyper
 from plimsoll.cli.options import Json, ReportFile, Seed
 
 __all__ = ["laws_app"]
@@ -19,6 +22,7 @@ Columns = Annotated[str, Option(help="Headers of the inputs, as in params=N,toke
 Loss = Annotated[str, Option(help="Header of the loss.")]
 Unit = Annotated[str, Option(help="nats or bits; else as headers say, else nats.")]
 LawOption = Annotated[str, Option("--law", help="Published law, or a file that fit --out wrote.")]
+Unique = Annotated[str, Option(help="Different tokens that exist, as in 20B; more epochs repeat.")]
 _COLUMNS = "params=params,tokens=tokens"
 
 
@@ -83,6 +87,7 @@ def predict(
     params: Annotated[str | None, Option(help="Parameters, as in 7B.")] = None,
     tokens: Annotated[str | None, Option(help="Training tokens, as in 2T.")] = None,
     streams: Annotated[str | None, Option(help="Parallel streams.")] = None,
+    unique: Annotated[str | None, Option(help="Different tokens among those of training.")] = None,
     level: Annotated[float, Option(help="Of the interval: 0.5, 0.8, 0.9 or 0.95.")] = 0.9,
     json: Json = False,
 ) -> None:
@@ -90,7 +95,7 @@ def predict(
     from plimsoll.api.laws_budget import predict_loss, tokens_of
     from plimsoll.cli.output import emit
 
-    given = {"params": params, "tokens": tokens, "streams": streams}
+    given = {"params": params, "tokens": tokens, "streams": streams, "unique": unique}
     inputs = {k: tokens_of(v, f"--{k}") for k, v in given.items() if v is not None}
     emit(predict_loss(law, inputs, level=level), json=json, html=None)
 
@@ -102,6 +107,7 @@ def allocate(
     serve: Annotated[str, Option(help="Tokens to be served over its life, as in 2e12tokens.")] = "",
     on: Annotated[str, Option(help="Devices that serve, as in 64xH100-SXM.")] = "",
     stretch: Annotated[float, Option(help="How far beyond the fit to look, in times.")] = 10.0,
+    unique: Unique = "",
     json: Json = False,
 ) -> None:
     """The size and the tokens of least loss for a budget."""
@@ -115,6 +121,7 @@ def allocate(
         serve_tokens=tokens_of(serve, "--serve") if serve else 0.0,
         on=on,
         stretch=stretch,
+        unique=tokens_of(unique, "--unique") if unique else None,
     )
     emit(answer, json=json, html=None)
 
@@ -125,6 +132,7 @@ def advise(
     on: Annotated[str, Option(help="Devices that train and serve, as in 64xH100-SXM.")],
     law: LawOption = "chinchilla",
     serve: Annotated[str, Option(help="Tokens to be served over its life, as in 2e12tokens.")] = "",
+    unique: Unique = "",
     json: Json = False,
     report: ReportFile = None,
 ) -> None:
@@ -139,5 +147,11 @@ def advise(
         tokens_of(flops.removesuffix("FLOPs"), "--flops"),
         on=on,
         serve_tokens=tokens_of(serve, "--serve") if serve else 0.0,
+        unique=tokens_of(unique, "--unique") if unique else None,
     )
     emit(answer, json=json, html=report)
+
+
+laws_app.command()(hyper)
+laws_app.command()(density)
+laws_app.command("filter")(filter_data)

@@ -73,6 +73,11 @@ def compute_optimal(
         InfeasibleError: no size in the box leaves tokens in the box.
     """
     if law.form.inputs != ("params", "tokens"):
+        if "unique" in law.form.inputs:
+            raise SpecError(
+                f"{law.form.name} is a law of limited tokens; say with --unique how many different "
+                "ones there are"
+            )
         raise SpecError(
             f"{law.form.name} has inputs {', '.join(law.form.inputs)}; compute is split "
             "between params and tokens, fit a form of these"

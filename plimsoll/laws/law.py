@@ -18,6 +18,7 @@ from plimsoll.laws.forms.chinchilla import CHINCHILLA_PUBLISHED, CHINCHILLA_REFI
 from plimsoll.laws.forms.contract import Floats, LossForm
 from plimsoll.laws.forms.farseer import FARSEER_PUBLISHED
 from plimsoll.laws.forms.kaplan import KAPLAN_PUBLISHED
+from plimsoll.laws.forms.repeats import REPEATS_PUBLISHED
 from plimsoll.laws.surface import Surface
 from plimsoll.laws.table import Unit
 from plimsoll.spec.errors import SpecError, suggest
@@ -141,13 +142,14 @@ def _published(
     tokens: tuple[float, float],
     points: int,
     source: str,
+    unique: tuple[float, float] | None = None,
 ) -> Law:
     found = form_of(form)
     return Law(
         name=name,
         form=found,
         theta=found.coordinates_of(parameters),
-        box={"params": params, "tokens": tokens},
+        box={"params": params, "tokens": tokens, **({"unique": unique} if unique else {})},
         rmse=None,
         unit="nats",
         points=points,
@@ -193,6 +195,16 @@ PUBLISHED: dict[str, Law] = {
             (1e9, 5.12e11),
             404,
             "arXiv 2506.10972; bits a character of English text, sizes without embeddings",
+        ),
+        _published(
+            "repeats",
+            "repeats",
+            REPEATS_PUBLISHED,
+            (7.1e6, 8.67e9),
+            (1e8, 9e11),
+            182,
+            "arXiv 2305.16264, appendix A; C4",
+            unique=(1e8, 1.78e11),
         ),
     )
 }

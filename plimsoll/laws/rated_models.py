@@ -24,25 +24,29 @@ _EXPERTS = re.compile(
 )
 
 
-def read_release_months(path: Path) -> dict[str, date]:
-    """First day of the month each model was released in.
+def read_release_months(
+    path: Path, *, name: str = "model", month: str = "release_month"
+) -> dict[str, date]:
+    """First day of the month each model was released in; models with an empty cell are left out.
 
     Raises:
         SpecError: no such columns, or a cell that is no month; it names the line.
     """
     header, records = read_records(
-        path, required=("model", "release_month"), expected="a table of release months"
+        path, required=(name, month), expected="a table of release months"
     )
     found = {}
     for record in records:
-        name = record.cells[header.index("model")].strip()
-        cell = record.cells[header.index("release_month")].strip()
+        model = record.cells[header.index(name)].strip()
+        cell = record.cells[header.index(month)].strip()
+        if not cell:
+            continue
         match = _MONTH.fullmatch(cell)
         if match is None or not 1 <= int(match[2]) <= 12:
             raise SpecError(
-                f"{path} line {record.line}: release_month of {name} is {cell!r}; expected YYYY-MM"
+                f"{path} line {record.line}: {month} of {model} is {cell!r}; expected YYYY-MM"
             )
-        found[name] = date(int(match[1]), int(match[2]), 1)
+        found[model] = date(int(match[1]), int(match[2]), 1)
     return found
 
 

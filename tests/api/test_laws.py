@@ -49,6 +49,33 @@ def test_a_fit_recovers_and_its_file_predicts(runs, tmp_path):
     assert law_of(str(out)).points == 36
 
 
+def test_commands_proposed_for_a_law_of_a_file_name_the_file(runs, tmp_path):
+    out = tmp_path / "law.yaml"
+    fit_law(table(runs), form="chinchilla", out=out)
+    assert str(out) in allocate(str(out), 1e21).report().next_command
+    assert str(out) in predict_loss(str(out), {"params": 1e9, "tokens": 1e11}).report().command
+
+
+def test_a_law_of_repeats_is_fitted_and_spent_as_any_other(tmp_path):
+    """Runs made with known rates, their column of different tokens, and the split by the file."""
+    law = law_of("repeats")
+    n, u, e = (
+        a.ravel() for a in np.meshgrid((1e8, 5e8, 2e9, 8e9), (1e9, 5e9, 2e10, 8e10), (1, 3, 10, 30))
+    )
+    loss = law.predict({"params": n, "tokens": u * e, "unique": u})
+    path, out = tmp_path / "repeated.csv", tmp_path / "law.yaml"
+    rows = [f"{a},{b},{c},{d:.7f}" for a, b, c, d in zip(n, u * e, u, loss, strict=True)]
+    path.write_text("\n".join(["N,D,U,loss", *rows]) + "\n")
+    found = fit_law(
+        read_runs(path, "params=N,tokens=D,unique=U", "loss", "nats"), form="repeats", out=out
+    )
+    assert "--unique" in found.report().next_command
+    ours = allocate(str(out), 1e22, unique=2e10).found
+    theirs = allocate("repeats", 1e22, unique=2e10).found
+    assert ours.params == pytest.approx(theirs.params, rel=0.02)
+    assert ours.loss == pytest.approx(theirs.loss, rel=1e-3)
+
+
 def test_the_law_that_made_the_points_wins(runs):
     answer = compare_laws(table(runs))
     assert answer.data()["forms"][0]["form"] in ("chinchilla", "chinchilla-q")

@@ -9,6 +9,7 @@ from plimsoll.laws.forms import FORMS, Chinchilla, ChinchillaQ, Kaplan, ParScale
 from plimsoll.laws.forms.chinchilla import CHINCHILLA_PUBLISHED, CHINCHILLA_REFIT
 from plimsoll.laws.forms.farseer import FARSEER_PUBLISHED, Farseer
 from plimsoll.laws.forms.kaplan import KAPLAN_PUBLISHED
+from plimsoll.laws.forms.repeats import REPEATS_PUBLISHED
 
 SAMPLES = {
     "chinchilla": dict(CHINCHILLA_PUBLISHED),
@@ -17,6 +18,8 @@ SAMPLES = {
     "farseer": dict(FARSEER_PUBLISHED),
     "parscale": {"E": 0.6912, "A": 0.01131, "alpha": 0.1894, "k": 0.3935},
     "power-streams": {"E": 0.6912, "A": 0.01131, "alpha": 0.1894, "k": 0.2},
+    "repeats-tokens": {k: v for k, v in REPEATS_PUBLISHED.items() if k != "R_N"},
+    "repeats": dict(REPEATS_PUBLISHED),
 }
 
 
@@ -26,6 +29,7 @@ def points(seed, count=20):
         "params": np.exp(rng.uniform(17, 23, count)),
         "tokens": np.exp(rng.uniform(20, 27, count)),
         "streams": rng.integers(1, 9, count).astype(float),
+        "unique": np.exp(rng.uniform(18, 27, count)),
     }
 
 

@@ -7,8 +7,10 @@ import pytest
 
 from plimsoll.catalog.contract import Context
 from plimsoll.catalog.data_filtering import SYSTEM, repeated_runs
+from plimsoll.catalog.data_filtering_epochs import families, held_out_error, repeated_table
 from plimsoll.catalog.data_filtering_real import NOISE, outcome, trained
 from plimsoll.catalog.verdicts import run_system
+from plimsoll.laws.forms import Chinchilla, RepeatedDataAndSize
 
 DATA = Path(__file__).resolve().parents[2] / "../shared/data"
 needs_data = pytest.mark.skipif(not (DATA / "laws").exists(), reason="no measured points here")
@@ -19,7 +21,7 @@ needs_data = pytest.mark.skipif(not (DATA / "laws").exists(), reason="no measure
 def test_every_check_passes() -> None:
     rows = list(run_system(SYSTEM, Context(data=DATA)))
     assert [f"{r.claim}: {r.what}" for r in rows if r.verdict == "fail"] == []
-    assert sum(r.verdict == "pass" for r in rows) == 15
+    assert sum(r.verdict == "pass" for r in rows) == 20
 
 
 def test_what_needs_no_data_passes_without_it() -> None:
@@ -48,3 +50,29 @@ def test_runs_are_the_same_again() -> None:
     trained.cache_clear()
     again, _ = trained(0)
     assert np.array_equal(again, alone)
+
+
+@needs_data
+def test_splits_over_limited_tokens_are_judged_on_measured_runs() -> None:
+    """Families hold one pool and one budget, and surplus parameters decide."""
+    table = repeated_table(Context(data=DATA))
+    found = families(table)
+    assert len(found) == 19
+    for family in found:
+        compute = family.runs.compute
+        assert (family.runs.column("unique") == family.unique).all()
+        assert compute.max() / compute.min() < 1.4
+    ours, plain, tokens = (
+        np.array([f.runs.loss[f.pick(*rates)] - f.runs.loss.min() for f in found[-2:]])
+        for rates in ((15.4, 5.31), (np.inf, np.inf), (15.4, np.inf))
+    )
+    assert ours.mean() <= 0.007 and ours.mean() < tokens.mean()
+    assert plain.min() >= 0
+
+
+@needs_data
+def test_repeats_fitted_early_predict_later_ones() -> None:
+    context = Context(data=DATA)
+    ours = held_out_error(context, RepeatedDataAndSize())
+    plain = held_out_error(context, Chinchilla())
+    assert ours.value < 0.025 < plain.value

@@ -36,6 +36,14 @@ loss = 1.7 + (300 / sizes**0.4 + 400 / tokens**0.35) ** 0.8
 runs = LossTable(name="runs", columns={"params": sizes, "tokens": tokens}, loss=loss)
 print(fit(ChinchillaQ(), runs).named)
 """
+_REPEATED = """\
+from plimsoll.laws.law import PUBLISHED
+from plimsoll.laws.predict import predict
+from plimsoll.laws.repeats import worth
+
+run = {"params": 3e9, "tokens": 1e11, "unique": 2e10}
+print(worth(1e11, 2e10), predict(PUBLISHED["repeats"], run).loss)
+"""
 _TWO = """\
 import numpy as np
 from plimsoll.laws.fit import fit
@@ -95,11 +103,13 @@ _FACTS: dict[str, dict[str, Any]] = {
         "fitted_on": "published: 182 runs of 7M to 8.7B parameters on 100M to 900B tokens, 100M to "
         "178B of them different",
         "command": "plimsoll laws predict --law repeats --params 3B --tokens 100B --unique 20B",
+        "example": _REPEATED,
         "evidence": {"data-filtering": ("repetition",)},
     },
     "repeats-tokens": {
         "fitted_on": "no published constants: fit your own runs",
         "command": _FIT.format("repeats-tokens") + " --columns params=N,tokens=D,unique=U",
+        "example": _REPEATED,
         "evidence": {"data-filtering": ("repetition",)},
     },
     "datastore": {

@@ -5,6 +5,7 @@ from plimsoll.laws.forms.contract import Coordinate, Floats, Inputs, LossForm
 from plimsoll.laws.forms.farseer import Farseer
 from plimsoll.laws.forms.kaplan import Kaplan
 from plimsoll.laws.forms.parscale import ParScale, PowerStreams
+from plimsoll.laws.forms.repeats import RepeatedData, RepeatedDataAndSize
 
 __all__ = [
     "FORMS",
@@ -18,10 +19,21 @@ __all__ = [
     "LossForm",
     "ParScale",
     "PowerStreams",
+    "RepeatedData",
+    "RepeatedDataAndSize",
 ]
 
 FORMS: dict[str, LossForm] = {
     form.name: form
-    for form in (Chinchilla(), ChinchillaQ(), Kaplan(), Farseer(), ParScale(), PowerStreams())
+    for form in (
+        Chinchilla(),
+        ChinchillaQ(),
+        Kaplan(),
+        Farseer(),
+        ParScale(),
+        PowerStreams(),
+        RepeatedData(),
+        RepeatedDataAndSize(),
+    )
 }
 """By name, as ``plimsoll laws fit --form`` has them."""

@@ -42,6 +42,7 @@ HEADLINES: dict[str, tuple[str, str]] = {
         "step-law",
         "made sweeps: cost on larger sizes of a law fitted on smaller ones",
     ),
+    "repeats": ("data-filtering", "error at 8 to 16 epochs of a law fitted up to 8"),
     "repeat-utility": (
         "data-filtering",
         "error of losses predicted at 10 and 13.8 epochs, utility law",

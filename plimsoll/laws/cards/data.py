@@ -73,7 +73,7 @@ DATA_CARDS: tuple[LawCard, ...] = (
         module="laws/quality.py",
         example=_POOLS.format(law="RepeatUtility", a=0.025, b=(-0.16, -0.125), tau=(6.73, 8.55)),
         command="plimsoll laws filter --pools pools.csv --samples 128M",
-        evidence={"data-filtering": ()},
+        evidence={"data-filtering": ("budget", "repetition", "unions")},
     ),
     LawCard(
         name="effective-data",

@@ -104,13 +104,13 @@ _FACTS: dict[str, dict[str, Any]] = {
         "178B of them different",
         "command": "plimsoll laws predict --law repeats --params 3B --tokens 100B --unique 20B",
         "example": _REPEATED,
-        "evidence": {"data-filtering": ("repetition",)},
+        "evidence": {"data-filtering": ("limited",)},
     },
     "repeats-tokens": {
         "fitted_on": "no published constants: fit your own runs",
         "command": _FIT.format("repeats-tokens") + " --columns params=N,tokens=D,unique=U",
         "example": _REPEATED,
-        "evidence": {"data-filtering": ("repetition",)},
+        "evidence": {"data-filtering": ("limited",)},
     },
     "datastore": {
         "fitted_on": "no published constants: fit your own runs, some of them without a store",

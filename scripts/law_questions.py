@@ -54,6 +54,11 @@ HEADLINES: dict[str, tuple[str, str]] = {
     "data-pruning": ("data-pruning", "largest distance of theory and trained perceptrons"),
     "density": ("densing-law", "largest error of a known density, both steps fitted"),
     "densing-law": ("densing-law", "doubling time of the records since 2023"),
+    "series": (
+        "tsfm-scaling",
+        "in distribution: 524,288 parameters predicted from the smaller sizes",
+    ),
+    "store-split": ("massiveds", "tiny runs: what the law misses"),
     "kinetics": ("kinetics", "time at a length held out, larger error of the two models"),
     "ttspm": ("ttspm", "samples: predicted against observed saturation of 12 tiny models"),
     "ttspm-beta": (

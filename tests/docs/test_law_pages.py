@@ -13,6 +13,7 @@ from plimsoll.laws.forms import FORMS
 from scripts.law_questions import HEADLINES, QUESTIONS
 from scripts.write_laws import FOLDER, index, page, pages, stored
 from scripts.write_systems import stored as system_results
+from tests.laws.test_cards import NOT_HERE_YET
 
 DATA = Path(__file__).resolve().parents[2] / "../shared/data"
 needs_data = pytest.mark.skipif(not DATA.exists(), reason="the measured points are not here")
@@ -41,8 +42,9 @@ def test_the_index_compares_all_and_answers_by_question() -> None:
     assert set(CARDS) <= asked
     for name in CARDS:
         assert f"[{name}]({name}.md)" in text
-    for system, title in HEADLINES.values():
-        assert title in {check.title for check in SYSTEMS[system].checks}
+    for name, (system, title) in HEADLINES.items():
+        assert system in SYSTEMS or name in NOT_HERE_YET
+        assert system not in SYSTEMS or title in {check.title for check in SYSTEMS[system].checks}
 
 
 def test_without_results_a_page_says_so() -> None:

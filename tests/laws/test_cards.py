@@ -19,7 +19,7 @@ from tests.command_line import plimsoll
 
 NOT_HERE_YET = {"datastore", "series", "store-split"}
 """Laws whose module and system are still to come."""
-VERBS_NOT_HERE_YET = {"laws datastore", "laws saturate", "laws testtime"}
+VERBS_NOT_HERE_YET = {"laws datastore", "laws saturate", "laws series", "laws testtime"}
 WIDEST = 80
 
 

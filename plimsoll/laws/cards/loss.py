@@ -115,7 +115,7 @@ _FACTS: dict[str, dict[str, Any]] = {
     "datastore": {
         "fitted_on": "no published constants: fit your own runs, some of them without a store",
         "command": _FIT.format("datastore") + " --columns params=N,tokens=D,datastore=S",
-        "evidence": {"massiveds": ()},
+        "evidence": {"massiveds": ("compute",)},
     },
     "two-powers": {
         "fitted_on": "published: reference models of 5M to 0.8B parameters on 10 to 60 tokens a "

@@ -150,6 +150,6 @@ TEST_TIME_CARDS: tuple[LawCard, ...] = (
         module="laws/datastore.py",
         example=_STORE,
         command="plimsoll laws datastore runs.csv --flops 1e22",
-        evidence={"massiveds": ()},
+        evidence={"massiveds": ("monotone", "smaller wins", "compute", "index share")},
     ),
 )

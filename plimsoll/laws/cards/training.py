@@ -122,6 +122,7 @@ TRAINING_CARDS: tuple[LawCard, ...] = (
         source="arXiv 2410.12360",
         module="laws/series.py",
         example=_SERIES,
+        command="plimsoll laws series runs.csv",
         evidence={"tsfm-scaling": ()},
     ),
     LawCard(

@@ -93,7 +93,7 @@ def page(card: LawCard, results: Rows, errors: Rows) -> str:
         parts.append(_table(("check", "ours", "accepted", "verdict"), checked))
     waiting = [check.title for _, check in _evidence(card) if check.optional]
     if waiting:
-        parts.append("Checked where a user has the measurements, which are not shipped:")
+        parts.append("Left out where what they need is missing, a copy of runs or an extra:")
         parts.append(_list(waiting))
     if not held and not checked:
         parts.append("None stored yet.")

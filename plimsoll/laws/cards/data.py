@@ -13,6 +13,13 @@ next_best = QualityPool(name="10-20 %", samples=12.8e6, b={b[1]}, tau={tau[1]})
 law = {law}(a={a}, d=0.1, normaliser=1e5)
 print(best_pool(law, [best, next_best], 128e6))
 """
+_PERCEPTRON = (
+    "error = arccos(R)/pi; "
+    "R = 2*alpha/(f*sqrt(2*pi*s)) * int Dt e^(-R^2*t^2/(2*s)) "
+    "* [1 - e^(-gamma*(gamma - 2*R*t)/(2*s))] * (kappa - t); "
+    "s = 2*alpha/f * int Dt [H(-R*t/sqrt(s)) - H(-(R*t - gamma)/sqrt(s))] * (kappa - t)^2; "
+    "both integrals over t below kappa, alpha = f*alpha_tot, s = 1 - R^2, gamma = H^-1((1 - f)/2)"
+)
 _PRUNE = """\
 from plimsoll.laws.pruning import pareto, perceptron_error
 from plimsoll.laws.rough_pruning import probe_error
@@ -97,7 +104,7 @@ DATA_CARDS: tuple[LawCard, ...] = (
         name="data-pruning",
         title="Pruning by difficulty, solved for a perceptron",
         group="data",
-        formula="error = arccos(R)/pi; R and kappa solve two equations in alpha_tot and f",
+        formula=_PERCEPTRON,
         predicts="share of new examples that a student of largest margin gets wrong",
         inputs=(
             Quantity(
@@ -105,8 +112,13 @@ DATA_CARDS: tuple[LawCard, ...] = (
             ),
             Quantity(name="f", meaning="fraction kept, the hardest or the easiest", unit=""),
             Quantity(
-                name="angle", meaning="between the probe that judges and the truth", unit="radians"
+                name="angle",
+                meaning="between the probe that judges and the truth, 0 in the equations above",
+                unit="radians",
             ),
+            Quantity(name="R", meaning="overlap of student and teacher, solved for"),
+            Quantity(name="kappa", meaning="margin reached, solved for"),
+            Quantity(name="H", meaning="upper tail of the normal distribution; Dt its measure"),
         ),
         parameters=(),
         gradient="none to fit; both equations solved by bisection in u = -ln(1 - R), the rough "

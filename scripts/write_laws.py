@@ -69,7 +69,7 @@ One check of each, of those on its page.
 
 def page(card: LawCard, results: Rows, errors: Rows) -> str:
     """The page of a law."""
-    parts = [f"# {card.title}", f"```text\n{card.formula.replace('; ', chr(10))}\n```"]
+    parts = [f"# {card.title}", "```text\n" + "\n".join(card.formulas) + "\n```"]
     parts.append(f"Predicts: {card.predicts}.")
     rows = [(one.name, one.unit, "", one.meaning) for one in card.inputs]
     rows += [(one.name, one.unit, one.bounds, one.meaning) for one in card.parameters]

@@ -89,11 +89,12 @@ class LawCardAnswer:
         symbols = [(one.name, one.unit or "-", "", one.meaning) for one in card.inputs]
         symbols += [(one.name, one.unit or "-", one.bounds, one.meaning) for one in card.parameters]
         tables = [
+            Table(title="", columns=("formula",), rows=tuple((line,) for line in card.formulas)),
             Table(
                 title="Symbols",
                 columns=("", "unit", "fitted within", "meaning"),
                 rows=tuple(symbols),
-            )
+            ),
         ]
         if card.published:
             tables.append(_constants(card.published))
@@ -110,7 +111,6 @@ class LawCardAnswer:
         tables.append(Table(title="", columns=("", "what is known of it"), rows=tuple(facts)))
         return Report(
             title=card.title,
-            subtitle=card.formula,
             command=command("laws", "list", card.name),
             tables=tuple(tables),
             next_command=card.command or command("laws", "list"),

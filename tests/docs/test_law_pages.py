@@ -30,7 +30,7 @@ def test_every_page_says_what_a_reader_needs(name: str) -> None:
     headings = [line for line in text.splitlines() if line.startswith("## ")]
     wanted = ["Symbols", "Fitted on", "When not to use it", "Measured error", "Use it", "Source"]
     assert [h for h in headings if h != "## Constants"] == [f"## {title}" for title in wanted]
-    for part in CARDS[name].formula.split("; "):
+    for part in CARDS[name].formulas:
         assert part in text
     for one in (*CARDS[name].inputs, *CARDS[name].parameters):
         assert f"| `{one.name}` |" in text

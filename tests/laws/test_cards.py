@@ -113,7 +113,8 @@ def test_a_card_is_shown_whole_within_the_page(name):
     assert max(map(len, done.out.splitlines())) <= WIDEST
     card = CARDS[name]
     shown = " ".join(done.out.split())
-    assert card.title in shown and " ".join(card.formula.split()) in shown
+    assert card.title in shown
+    assert all(" ".join(line.split()) in shown for line in card.formulas)
     for words in ("predicts", "gradient", "fitted on", "not for", "source", card.module):
         assert words in shown
     assert json.loads(plimsoll("laws", "list", name, "--json").out) == show_law(name).data()

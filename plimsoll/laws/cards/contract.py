@@ -89,6 +89,11 @@ class LawCard:
     published: tuple[Constants, ...] = ()
 
     @property
+    def formulas(self) -> tuple[str, ...]:
+        """The formula, an equation or a definition each."""
+        return tuple(self.formula.split("; "))
+
+    @property
     def verb(self) -> str:
         """Of ``command``, as in ``laws predict``; "" without one."""
         words = self.command.split()

@@ -139,6 +139,8 @@ class AdviseAnswer:
                     rows=self.others,
                 ),
             ),
+            pictures=self.split.pictures(),
+            num_on_terminal=0,
             assumptions=(
                 "training costs 6 FLOPs a parameter and token, serving 2",
                 f"training at {percent_text(TRAINING_MFU)} of the devices' peak in bf16",

@@ -7,16 +7,28 @@ from typing import Any
 import numpy as np
 
 from plimsoll.api.commands import command
+from plimsoll.api.law_maps import (
+    budget_line,
+    cheapest_as_good,
+    flop_curves,
+    has_map,
+    loss_map,
+    point_of,
+    size_claim,
+)
 from plimsoll.api.laws import law_data
 from plimsoll.api.laws_epochs import Epochs, epochs_over
 from plimsoll.laws.allocate import Allocation, compute_optimal
+from plimsoll.laws.curves import iso_flop
 from plimsoll.laws.forms.contract import Floats
 from plimsoll.laws.law import Law, law_of
 from plimsoll.laws.predict import Prediction, predict
 from plimsoll.laws.repeats import LimitedData, limited
 from plimsoll.laws.serving_price import serving_weights
 from plimsoll.report.document import KeyNumber, Report, Table
-from plimsoll.report.wording import short_count_text
+from plimsoll.report.law_pictures import LawPoint
+from plimsoll.report.pictures import Picture
+from plimsoll.report.wording import flops_text, short_count_text
 from plimsoll.spec.errors import SpecError
 from plimsoll.spec.fleet import parse_fleet
 from plimsoll.spec.origin import Number, Origin
@@ -63,6 +75,8 @@ class PredictAnswer:
                     note=f"interval {interval}",
                 ),
             ),
+            pictures=self.pictures(),
+            num_on_terminal=0,
             notes=tuple(
                 note
                 for note in (
@@ -73,6 +87,26 @@ class PredictAnswer:
             ),
             next_command=command("laws", "allocate", "--flops", "1e22", *words, *limits),
         )
+
+    def pictures(self) -> tuple[Picture, ...]:
+        """Where the run lies on the law's map; none for a law of other inputs."""
+        one, law = self.found, self.law
+        if "unique" in one.inputs:
+            law = limited(law, one.inputs["unique"])
+        if not has_map(law):
+            return ()
+        size, tokens = one.inputs["params"], one.inputs["tokens"]
+        flops = 6 * size * tokens
+        asked = LawPoint(name="the run", params=size, tokens=tokens, loss=one.loss, flops=flops)
+        cheapest = cheapest_as_good(law, one.loss)
+        title = "Where the run lies on the law's map"
+        if cheapest is not None:
+            times = flops / cheapest.flops
+            title = f"The same loss at the best split takes {flops_text(cheapest.flops)} FLOPs"
+            title += f", {times:.3g} times fewer" if times > 1.05 else ": this one is as good"
+        points = (asked,) if cheapest is None else (asked, cheapest)
+        lines = [(f"{flops_text(flops)} FLOPs", *budget_line(law, flops)), *_pool_line(law)]
+        return (loss_map(law, title=title, points=points, budgets=lines),)
 
     @property
     def _given(self) -> dict[str, float]:
@@ -100,6 +134,15 @@ class PredictAnswer:
         }
 
 
+def _pool_line(law: Law) -> list[tuple[str, Floats, Floats]]:
+    """Where different tokens end and repeats begin, for a law of a limited pool."""
+    if not isinstance(law.form, LimitedData):
+        return []
+    low, high = law.box["params"]
+    sizes, pool = np.geomspace(low / 1e3, high * 1e3, 301), law.form.unique
+    return [(f"{short_count_text(pool)} different tokens", sizes, np.full(301, pool))]
+
+
 def predict_loss(law: str, inputs: Mapping[str, float], *, level: float = 0.9) -> PredictAnswer:
     """The loss of a run that was not made; ``unique`` tokens also for laws of size and tokens.
 
@@ -122,7 +165,8 @@ def predict_loss(law: str, inputs: Mapping[str, float], *, level: float = 0.9) -
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AllocateAnswer:
     """A split budget. ``alone``: the same without the serving load, None if there is none;
-    ``epochs``: how the tokens repeat, None if they never end."""
+    ``epochs``: how the tokens repeat, None if they never end; ``weigh``: what a serving FLOP
+    costs beside one of training, also by size."""
 
     law: Law
     found: Allocation
@@ -131,6 +175,7 @@ class AllocateAnswer:
     on: str
     weight: float
     stretch: float
+    weigh: float | Callable[[Floats], Floats] = 1.0
     epochs: Epochs | None = None
 
     def report(self) -> Report:
@@ -192,6 +237,8 @@ class AllocateAnswer:
                 ),
             ),
             tables=(table,) if epochs is None else (table, epochs.table()),
+            pictures=self.pictures(),
+            num_on_terminal=1,
             assumptions=(
                 "training costs 6 FLOPs a parameter and token, serving 2",
                 f"sizes and tokens up to {self.stretch:g} times beyond the fit's range",
@@ -209,6 +256,44 @@ class AllocateAnswer:
                 *further,
             ),
         )
+
+    def pictures(self) -> tuple[Picture, ...]:
+        """Loss against size at this budget and its neighbors, and the law's map; none for a law of
+        other inputs."""
+        if not has_map(self.law):
+            return ()
+        law, one, flops = self.law, self.found, self.found.flops
+        weight = self.weigh
+        best = iso_flop(
+            law,
+            flops,
+            serve_tokens=self.serve_tokens,
+            serve_weight=weight,
+            stretch=self.stretch,
+        )
+        named = f"{flops_text(flops)} FLOPs"
+        with_load = f"{named} with serving"
+        asked = with_load if self.serve_tokens else named
+        budgets = [(f"{flops_text(c)} FLOPs", c, 0.0, 1.0) for c in (flops / 10, flops, 10 * flops)]
+        load = [(with_load, flops, self.serve_tokens, weight)] if self.serve_tokens else []
+        claim = size_claim(best, f"For {asked}")
+        curves = flop_curves(law, [*budgets, *load], stretch=self.stretch, title=claim)
+        lines = [(named, *budget_line(law, flops))]
+        if load:
+            line = budget_line(law, flops, serve_tokens=self.serve_tokens, serve_weight=weight)
+            lines.append((with_load, *line))
+        lines += _pool_line(law)
+        points = [point_of(one, "best allowed" if one.edge else "best for this budget")]
+        points += [] if self.alone is None else [point_of(self.alone, "training alone")]
+        chart = loss_map(
+            law,
+            title=f"{short_count_text(one.params)} parameters on {short_count_text(one.tokens)} "
+            f"tokens for {asked}",
+            points=points,
+            budgets=lines,
+            notes=(f"the answer stands at {one.edge}: no optimum",) if one.edge else (),
+        )
+        return (chart,) if curves is None else (curves, chart)
 
     def data(self) -> dict[str, Any]:
         """See ``Answer``."""
@@ -287,5 +372,6 @@ def allocate(
         on=on,
         weight=float(weight(np.array(best.params))) if callable(weight) else weight,
         stretch=stretch,
+        weigh=weight,
         epochs=epochs,
     )

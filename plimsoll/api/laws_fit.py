@@ -8,15 +8,26 @@ from typing import Any
 import numpy as np
 
 from plimsoll.api.commands import command
+from plimsoll.api.law_checks import (
+    compared_errors,
+    compared_extrapolation,
+    extrapolation,
+    held_out_runs,
+    residuals,
+)
+from plimsoll.api.law_maps import budgets_of, flop_curves, has_map, law_runs, loss_map
 from plimsoll.api.laws import law_data
 from plimsoll.laws.compare import Compared, compare, select
 from plimsoll.laws.fit import Fit, bootstrap, fit, form_of
 from plimsoll.laws.forms import FORMS
+from plimsoll.laws.held_out import HeldOut, deciding_split, hold_out
 from plimsoll.laws.law import law_of_fit, saved
 from plimsoll.laws.rises import rises
 from plimsoll.laws.table import LossTable, Unit, joined, read_table
 from plimsoll.report.document import Report, Table
-from plimsoll.report.wording import percent_text, short_count_text
+from plimsoll.report.law_pictures import LawRun
+from plimsoll.report.pictures import Picture
+from plimsoll.report.wording import flops_text, percent_text, short_count_text
 from plimsoll.spec.errors import SpecError, suggest
 from plimsoll.spec.io import write
 
@@ -66,11 +77,13 @@ def read_runs(paths: Path | Sequence[Path], columns: str, loss: str, unit: str) 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FitLawAnswer:
-    """A fit; ``compared`` are the forms it was chosen from, empty if one was asked for."""
+    """A fit; ``compared`` are the forms it was chosen from, empty if one was asked for; ``held``:
+    what a fit without some of the runs says of them, None if too few would be left."""
 
     found: Fit
     compared: tuple[Compared, ...]
     source: str
+    held: HeldOut | None = None
     saved: str = ""
     asked: tuple[str, ...] = ()
 
@@ -103,6 +116,8 @@ class FitLawAnswer:
             for name, (low, high) in found.box.items()
         )
         notes = [f"holds for {box}", f"not for: {found.form.leaves_out}", *found.notes]
+        if self.held is None:
+            notes.append("no check on runs held out: too few would be left to fit")
         law = self.saved or "law.yaml"
         limit = ("--unique", "100B") if "unique" in found.form.inputs else ()
         return Report(
@@ -112,15 +127,30 @@ class FitLawAnswer:
             f"{found.delta:g}; loss in {found.unit}",
             command=command(*(self.asked or ("laws", "fit", self.source))),
             tables=tuple(tables),
+            pictures=self.pictures(),
+            num_on_terminal=1,
             notes=tuple(notes),
             next_command=command("laws", "allocate", "--flops", "1e22", "--law", law, *limit)
             if self.saved
             else command(*(self.asked or ("laws", "fit", self.source)), "--out", law),
         )
 
+    def pictures(self) -> tuple[Picture, ...]:
+        """What was held out, residuals, and for a law of sizes and tokens its map and budgets."""
+        found = self.found
+        made: list[Picture] = [] if self.held is None else [extrapolation(self.held)]
+        made.append(residuals(found))
+        if has_map(found):
+            law, runs = law_of_fit(found), law_runs(found)
+            made.append(loss_map(law, runs=runs))
+            budgets = [(f"{flops_text(c)} FLOPs", c, 0.0, 1.0) for c in budgets_of(found)]
+            curves = flop_curves(law, budgets, runs=runs)
+            made += [] if curves is None else [curves]
+        return tuple(made)
+
     def data(self) -> dict[str, Any]:
         """See ``Answer``."""
-        found = self.found
+        found, held = self.found, self.held
         return {
             "format_version": 1,
             **law_data(law_of_fit(found)),
@@ -131,9 +161,32 @@ class FitLawAnswer:
             "outlier_lines": [_line_of(found.table, i) for i in found.outliers],
             "rises": _rises_data(found.table),
             "compared": [_compared_data(one) for one in self.compared],
+            "runs": [_run_data(run) for run in law_runs(found)],
+            "held_out": None
+            if held is None
+            else {
+                "split": held.split,
+                "error": held.error,
+                "level": held.predictions[0].level,
+                "num_within": held.num_within,
+                "runs": [_run_data(run) for run in held_out_runs(held)],
+            },
             "notes": list(found.notes),
             "saved": self.saved,
         }
+
+
+def _run_data(run: LawRun) -> dict[str, Any]:
+    """A measured point; the interval where it was predicted."""
+    interval = {} if run.low is None else {"low": run.low, "high": run.high}
+    return {
+        "line": run.line,
+        **run.inputs,
+        "loss": run.loss,
+        "predicted": run.predicted,
+        "outlier": run.far,
+        **interval,
+    }
 
 
 def _line_of(table: LossTable, index: int) -> int:
@@ -246,10 +299,16 @@ def fit_law(
     else:
         found = fit(form_of(form), table)
     found = bootstrap(found, draws=_DRAWS, seed=seed)
+    rest = {one.form.name: one.rest for one in compared}
+    held = hold_out(found.form, table, draws=_DRAWS, seed=seed, rest=rest.get(found.form.name))
     if out is not None:
         write(saved(law_of_fit(found)), out)
     return FitLawAnswer(
-        found=found, compared=compared, source=table.name, saved=str(out) if out else ""
+        found=found,
+        compared=compared,
+        source=table.name,
+        held=held,
+        saved=str(out) if out else "",
     )
 
 
@@ -259,12 +318,14 @@ class CompareLawsAnswer:
 
     found: tuple[Compared, ...]
     table: LossTable
+    seed: int = 0
     asked: tuple[str, ...] = ()
 
     def report(self) -> Report:
         """See ``Answer``."""
         able = [one for one in self.found if one.extrapolation < float("inf")]
-        asked = self.asked or ("laws", "compare", self.table.name)
+        files = list(dict.fromkeys(self.table.files)) or [self.table.name]
+        asked = self.asked or ("laws", "compare", *files)
         title = "No form can be fitted and checked on these points"
         if able:
             best = select(self.found)
@@ -277,9 +338,25 @@ class CompareLawsAnswer:
             subtitle=f"{len(self.table)} runs of {self.table.name}",
             command=command(*asked),
             tables=(_comparison(self.found), *_rises(self.table.averaged())),
+            pictures=self.pictures(),
+            num_on_terminal=0,
             notes=self.table.averaged().notes,
-            next_command=command("laws", "fit", *asked[2:], "--out", "law.yaml"),
+            next_command=command(
+                "laws", "fit", *files, *_how_read(self.asked), "--out", "law.yaml"
+            ),
         )
+
+    def pictures(self) -> tuple[Picture, ...]:
+        """The forms on the runs that decide between them."""
+        split = deciding_split(self.table, seed=self.seed)
+        if split is None:
+            return ()
+        (held,) = split.turns
+        made = (
+            compared_errors(self.found, split.name, held),
+            compared_extrapolation(self.found, split.name, held),
+        )
+        return tuple(one for one in made if one is not None)
 
     def data(self) -> dict[str, Any]:
         """See ``Answer``."""
@@ -289,6 +366,17 @@ class CompareLawsAnswer:
             "forms": [_compared_data(one) for one in self.found],
             "rises": _rises_data(self.table.averaged()),
         }
+
+
+def _how_read(asked: Sequence[str]) -> list[str]:
+    """The words of a command that say how a table is read."""
+    kept: list[str] = []
+    for word, value in zip(asked, (*asked[1:], ""), strict=False):
+        if word in ("--columns", "--loss", "--unit"):
+            kept += [word, value]
+        elif word.startswith(("--columns=", "--loss=", "--unit=")):
+            kept.append(word)
+    return kept
 
 
 def compare_laws(table: LossTable, *, seed: int = 0) -> CompareLawsAnswer:
@@ -306,4 +394,4 @@ def compare_laws(table: LossTable, *, seed: int = 0) -> CompareLawsAnswer:
         )
     if all(one.fit is None for one in found):
         select(found)
-    return CompareLawsAnswer(found=found, table=table)
+    return CompareLawsAnswer(found=found, table=table, seed=seed)

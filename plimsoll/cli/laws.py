@@ -9,7 +9,7 @@ from typer import Argument, Option
 from plimsoll.cli.laws_density import density
 from plimsoll.cli.laws_filter import filter_data
 from plimsoll.cli.laws_hyper import hyper
-from plimsoll.cli.options import Json, ReportFile, Seed
+from plimsoll.cli.options import Figures, Json, ReportFile, Seed
 
 __all__ = ["laws_app"]
 
@@ -48,17 +48,21 @@ def fit(
     out: Annotated[Path | None, Option(help="Write the law to this file.")] = None,
     seed: Seed = 0,
     json: Json = False,
+    report: ReportFile = None,
+    figures: Figures = None,
 ) -> None:
     """Fit a law to your own runs."""
     import sys
     from dataclasses import replace
 
     from plimsoll.api.laws_fit import fit_law, read_runs
-    from plimsoll.cli.output import check_writable, emit
+    from plimsoll.cli.output import check_folder, check_writable, emit
 
     check_writable(out)
+    check_writable(report)
+    check_folder(figures)
     answer = fit_law(read_runs(runs, columns, loss, unit), form=form, seed=seed, out=out)
-    emit(replace(answer, asked=tuple(sys.argv[1:])), json=json, html=None)
+    emit(replace(answer, asked=tuple(sys.argv[1:])), json=json, html=report, figures=figures)
 
 
 @laws_app.command()
@@ -69,16 +73,20 @@ def compare(
     unit: Unit = "",
     seed: Seed = 0,
     json: Json = False,
+    report: ReportFile = None,
+    figures: Figures = None,
 ) -> None:
     """All forms on the same held-out runs."""
     import sys
     from dataclasses import replace
 
     from plimsoll.api.laws_fit import compare_laws, read_runs
-    from plimsoll.cli.output import emit
+    from plimsoll.cli.output import check_folder, check_writable, emit
 
+    check_writable(report)
+    check_folder(figures)
     answer = compare_laws(read_runs(runs, columns, loss, unit), seed=seed)
-    emit(replace(answer, asked=tuple(sys.argv[1:])), json=json, html=None)
+    emit(replace(answer, asked=tuple(sys.argv[1:])), json=json, html=report, figures=figures)
 
 
 @laws_app.command()
@@ -90,14 +98,18 @@ def predict(
     unique: Annotated[str | None, Option(help="Different tokens among those of training.")] = None,
     level: Annotated[float, Option(help="Of the interval: 0.5, 0.8, 0.9 or 0.95.")] = 0.9,
     json: Json = False,
+    report: ReportFile = None,
+    figures: Figures = None,
 ) -> None:
     """The loss of a run that was not made."""
     from plimsoll.api.laws_budget import predict_loss, tokens_of
-    from plimsoll.cli.output import emit
+    from plimsoll.cli.output import check_folder, check_writable, emit
 
+    check_writable(report)
+    check_folder(figures)
     given = {"params": params, "tokens": tokens, "streams": streams, "unique": unique}
     inputs = {k: tokens_of(v, f"--{k}") for k, v in given.items() if v is not None}
-    emit(predict_loss(law, inputs, level=level), json=json, html=None)
+    emit(predict_loss(law, inputs, level=level), json=json, html=report, figures=figures)
 
 
 @laws_app.command()
@@ -109,12 +121,16 @@ def allocate(
     stretch: Annotated[float, Option(help="How far beyond the fit to look, in times.")] = 10.0,
     unique: Unique = "",
     json: Json = False,
+    report: ReportFile = None,
+    figures: Figures = None,
 ) -> None:
     """The size and the tokens of least loss for a budget."""
     from plimsoll.api.laws_budget import allocate as split
     from plimsoll.api.laws_budget import tokens_of
-    from plimsoll.cli.output import emit
+    from plimsoll.cli.output import check_folder, check_writable, emit
 
+    check_writable(report)
+    check_folder(figures)
     answer = split(
         law,
         tokens_of(flops.removesuffix("FLOPs"), "--flops"),
@@ -123,7 +139,7 @@ def allocate(
         stretch=stretch,
         unique=tokens_of(unique, "--unique") if unique else None,
     )
-    emit(answer, json=json, html=None)
+    emit(answer, json=json, html=report, figures=figures)
 
 
 @laws_app.command()
@@ -135,13 +151,15 @@ def advise(
     unique: Unique = "",
     json: Json = False,
     report: ReportFile = None,
+    figures: Figures = None,
 ) -> None:
     """One page: what to train, how, and at what cost."""
     from plimsoll.api.laws_advise import advise as page
     from plimsoll.api.laws_budget import tokens_of
-    from plimsoll.cli.output import check_writable, emit
+    from plimsoll.cli.output import check_folder, check_writable, emit
 
     check_writable(report)
+    check_folder(figures)
     answer = page(
         law,
         tokens_of(flops.removesuffix("FLOPs"), "--flops"),
@@ -149,7 +167,7 @@ def advise(
         serve_tokens=tokens_of(serve, "--serve") if serve else 0.0,
         unique=tokens_of(unique, "--unique") if unique else None,
     )
-    emit(answer, json=json, html=report)
+    emit(answer, json=json, html=report, figures=figures)
 
 
 laws_app.command()(hyper)

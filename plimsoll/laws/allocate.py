@@ -63,10 +63,11 @@ def compute_optimal(
     serve_tokens: float = 0.0,
     serve_weight: float | Callable[[Floats], Floats] = 1.0,
     stretch: float = 10.0,
+    num: int = _POINTS,
 ) -> Allocation:
     """The best split of ``flops``. ``serve_weight``: what a serving FLOP costs beside a training
     one, also as a function of sizes; ``stretch``: how far beyond the fit's box sizes and tokens
-    may lie.
+    may lie; ``num`` sizes are tried, and as many between the neighbors of the best.
 
     Raises:
         SpecError: a budget or a factor that cannot be, or a form without params and tokens.
@@ -97,7 +98,7 @@ def compute_optimal(
     edge = ""
     best = low
     for zoom in range(_ZOOMS):
-        sizes = np.exp(np.linspace(low, high, _POINTS))
+        sizes = np.exp(np.linspace(low, high, num))
         tokens = tokens_for(sizes, flops, serve_tokens, serve_weight)
         inside = (tokens >= d_low) & (tokens <= d_high)
         if not inside.any():
@@ -113,7 +114,7 @@ def compute_optimal(
         if zoom == 0:
             edge = _edge(at, keep, sizes, n_low, n_high)
         best = float(np.log(sizes[keep[at]]))
-        step = (high - low) / (_POINTS - 1)
+        step = (high - low) / (num - 1)
         low, high = best - step, best + step
         if edge:
             break

@@ -7,8 +7,8 @@ parameters.
 A form that refuses is listed with its reason.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ __all__ = ["Compared", "Split", "compare", "select", "splits"]
 
 _TOP = 0.1
 _FOLDS = 5
+_INSIDE = "folds"  # the split whose held-out points lie among the others
 _ALIKE = 1.1
 _UNSEEN = 5e-4  # no held-out set of this size tells errors this near apart
 
@@ -37,20 +38,22 @@ class Split:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compared:
     """A form on a table. ``errors``: by split, the mean relative error of what was held out, None
-    where it could not be fitted; ``bic`` of normal ln-residuals; ``why_not``: why it refused."""
+    where it could not be fitted; ``rest``: the fits to what each turn of a split left, so far as
+    there are; ``bic`` of normal ln-residuals; ``why_not``: why it refused."""
 
     form: LossForm
     fit: Fit | None
     errors: dict[str, float | None]
     bic: float
     why_not: str = ""
+    rest: Mapping[str, tuple[Fit, ...]] = field(default_factory=dict)
 
     @property
     def extrapolation(self) -> float:
         """Mean error where the held-out points lie outside; inf if it cannot be fitted there."""
-        found = [self.errors.get(name) for name in ("compute", "params")]
+        found = [error for name, error in self.errors.items() if name != _INSIDE]
         known = [error for error in found if error is not None]
-        return float(np.mean(known)) if len(known) == len(found) else float("inf")
+        return float(np.mean(known)) if known and len(known) == len(found) else float("inf")
 
 
 def splits(table: LossTable, *, seed: int = 0) -> list[Split]:
@@ -69,20 +72,24 @@ def splits(table: LossTable, *, seed: int = 0) -> list[Split]:
         found.append(Split(name=first, turns=(np.isin(table.columns[first], largest),)))
     shuffled = np.random.default_rng(seed).permutation(num)
     folds = tuple(np.isin(np.arange(num), part) for part in np.array_split(shuffled, _FOLDS))
-    found.append(Split(name="folds", turns=folds))
+    found.append(Split(name=_INSIDE, turns=folds))
     return [s for s in found if all(0 < turn.sum() < num for turn in s.turns)]
 
 
-def _held_out(form: LossForm, table: LossTable, split: Split) -> float | None:
+def _fits_to_rest(form: LossForm, table: LossTable, split: Split) -> tuple[Fit, ...]:
+    """A fit for each turn; none at all if one refuses."""
+    try:
+        return tuple(fit(form, table.rows(~test)) for test in split.turns)
+    except InfeasibleError:
+        return ()
+
+
+def _error(fits: Sequence[Fit], table: LossTable, split: Split) -> float | None:
     errors = []
-    for test in split.turns:
-        try:
-            found = fit(form, table.rows(~test))
-        except InfeasibleError:
-            return None
+    for found, test in zip(fits, split.turns, strict=False):
         rest = table.rows(test)
         errors.append(np.abs(found.predict(rest.columns) / rest.loss - 1))
-    error = float(np.concatenate(errors).mean())
+    error = float(np.concatenate(errors).mean()) if errors else float("nan")
     return error if np.isfinite(error) else None
 
 
@@ -104,8 +111,9 @@ def compare(forms: Iterable[LossForm], table: LossTable, *, seed: int = 0) -> li
             continue
         num, size = len(table), len(form.coordinates)
         bic = num * float(np.log(max(whole.rmse, 1e-300) ** 2)) + size * float(np.log(num))
-        errors = {split.name: _held_out(form, table, split) for split in parts}
-        found.append(Compared(form=form, fit=whole, errors=errors, bic=bic))
+        rest = {split.name: _fits_to_rest(form, table, split) for split in parts}
+        errors = {split.name: _error(rest[split.name], table, split) for split in parts}
+        found.append(Compared(form=form, fit=whole, errors=errors, bic=bic, rest=rest))
     return sorted(found, key=lambda one: one.extrapolation)
 
 

@@ -58,6 +58,11 @@ class Fit(Surface):
         """Of the loss."""
         return self.table.unit
 
+    @property
+    def outlier_bound(self) -> float:
+        """ln-residuals further from zero than this are outliers: five robust deviations."""
+        return _outlier_bound(self.residuals)
+
     def interval(self, level: float = 0.9) -> dict[str, tuple[float, float]]:
         """Bootstrap interval of each parameter; {} before ``bootstrap``."""
         if not len(self.draws):
@@ -68,6 +73,11 @@ class Fit(Surface):
             key: tuple(np.percentile([n[key] for n in names], [tail, 100 - tail]).tolist())
             for key in self.named
         }
+
+
+def _outlier_bound(residuals: Floats) -> float:
+    deviation = float(np.median(np.abs(residuals - np.median(residuals)))) * 1.4826
+    return _OUTLIER * max(deviation, 1e-12)
 
 
 def form_of(name: str) -> LossForm:
@@ -118,8 +128,7 @@ def fit(form: LossForm, table: LossTable, *, delta: float = DELTA) -> Fit:
             change="vary sizes and tokens independently, or fit a form with fewer parameters",
         )
     spread = float(((log_loss - log_loss.mean()) ** 2).sum())
-    middle = float(np.median(np.abs(residuals - np.median(residuals)))) * 1.4826
-    far = np.abs(residuals) > _OUTLIER * max(middle, 1e-12)
+    far = np.abs(residuals) > _outlier_bound(residuals)
     return Fit(
         form=form,
         theta=found,

@@ -39,6 +39,7 @@ class Report:
     """Everything a report shows, in order. ``title`` is the answer in one sentence.
 
     ``start_command`` starts what the report proposes; ``next_command`` is the next thing to ask.
+    ``num_on_terminal``: a terminal draws only the first so many pictures; None: all.
     """
 
     __pydantic_config__: ClassVar = PLAIN
@@ -51,6 +52,7 @@ class Report:
     key_numbers: tuple[KeyNumber, ...] = ()
     tables: tuple[Table, ...] = ()
     pictures: tuple[Picture, ...] = ()
+    num_on_terminal: int | None = None
     start_command: str = ""
     next_command: str = ""
     notes: tuple[str, ...] = ()

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from plimsoll.report.figure_axes import axes_of, legend
+from plimsoll.report.figures_laws import LAW_FIGURES
 from plimsoll.report.pictures import (
     BreakdownBar,
     CdfPicture,
@@ -47,18 +49,6 @@ _DASHES = ("-", "--", "-.", ":")
 _LIMIT_COLOR, _FAINT = "#009E73", "#9aa0a6"
 
 
-def _axes(figure: Any, picture: Picture, x_label: str, y_label: str) -> Any:
-    axes = figure.add_subplot()
-    figure.suptitle(picture.title, x=0.02, ha="left", fontsize=11, fontweight="bold")
-    axes.set_xlabel(x_label)
-    axes.set_ylabel(y_label)
-    axes.grid(True, color="#d0d4d9", linewidth=0.6)
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    return axes
-
-
 def _log_seconds(axis: Any, low: float, high: float) -> None:
     """A logarithmic axis of seconds with ticks in ms and s."""
     axis.axes.set_xscale("log") if axis.axis_name == "x" else axis.axes.set_yscale("log")
@@ -67,14 +57,8 @@ def _log_seconds(axis: Any, low: float, high: float) -> None:
     axis.set_ticks([], minor=True)
 
 
-def _legend(axes: Any, fontsize: float = 8, **where: Any) -> None:
-    handles, _ = axes.get_legend_handles_labels()
-    if handles:
-        axes.legend(framealpha=0.85, edgecolor="none", fontsize=fontsize, **where)
-
-
 def _pareto(figure: Any, p: ParetoPicture) -> None:
-    axes = _axes(figure, p, "output tokens/s/user", "output tokens/s/GPU")
+    axes = axes_of(figure, p, "output tokens/s/user", "output tokens/s/GPU")
     faint = [q for q in p.points if not q.frontier and not q.chosen]
     axes.scatter(
         [q.tokens_per_s_per_user for q in faint],
@@ -120,12 +104,12 @@ def _pareto(figure: Any, p: ParetoPicture) -> None:
                 textcoords="offset points",
                 fontsize=8,
             )
-    _legend(axes, loc="upper right")
+    legend(axes, loc="upper right")
 
 
 def _cdf(figure: Any, p: CdfPicture) -> None:
     of = "deliveries" if p.metric == "itl" else "requests"
-    axes = _axes(figure, p, f"{METRIC_NAMES[p.metric]} (log scale)", f"{of} at or below (%)")
+    axes = axes_of(figure, p, f"{METRIC_NAMES[p.metric]} (log scale)", f"{of} at or below (%)")
     values = [v for s in p.series for v in s.values_s if v > 0]
     values += [p.bound_s] if p.bound_s is not None else []
     for k, s in enumerate(p.series):
@@ -144,7 +128,7 @@ def _cdf(figure: Any, p: CdfPicture) -> None:
         label = f"SLO {bound_text(p.bound_s)}"
         axes.axvline(p.bound_s, color=_LIMIT_COLOR, linewidth=1.2, label=label)
     axes.set_ylim(0, 101)
-    _legend(axes, loc="lower right")
+    legend(axes, loc="lower right")
 
 
 def _load_curve(figure: Any, p: LoadCurvePicture) -> None:
@@ -187,11 +171,11 @@ def _load_curve(figure: Any, p: LoadCurvePicture) -> None:
             text = f"knee {plain_text(p.knee_rate_per_s)} req/s"
             axes.axvline(p.knee_rate_per_s, color="#444444", linestyle="--", linewidth=1,
                          label=text if axes is top else None)  # fmt: skip
-        _legend(axes, loc="upper left")
+        legend(axes, loc="upper left")
 
 
 def _timeline(figure: Any, p: RequestTimeline) -> None:
-    axes = _axes(figure, p, "time since the run began (s)", "request")
+    axes = axes_of(figure, p, "time since the run began (s)", "request")
     height = 0.8
     for kind, color in PHASE_COLORS.items():
         spans = [(row, s) for row, r in enumerate(p.rows) for s in r.spans if s.kind == kind]
@@ -219,11 +203,11 @@ def _timeline(figure: Any, p: RequestTimeline) -> None:
     step = max(1, len(p.rows) // 10)
     shown = range(0, len(p.rows), step)
     axes.set_yticks(list(shown), [str(p.rows[k].request_id) for k in shown])
-    _legend(axes, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=5)
+    legend(axes, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=5)
 
 
 def _memory(figure: Any, p: MemoryWaterfall) -> None:
-    axes = _axes(figure, p, "memory of one GPU (GiB)", "")
+    axes = axes_of(figure, p, "memory of one GPU (GiB)", "")
     before = 0.0
     for row, part in enumerate(p.parts):
         size = part.size_bytes / _GIB
@@ -242,11 +226,11 @@ def _memory(figure: Any, p: MemoryWaterfall) -> None:
         label=f"capacity {p.capacity_bytes / _GIB:,.1f} GiB",
     )  # fmt: skip
     axes.set_xlim(0, max(p.capacity_bytes, p.used_bytes) / _GIB * 1.05)
-    _legend(axes, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
+    legend(axes, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
 
 
 def _roofline(figure: Any, p: RooflinePicture) -> None:
-    axes = _axes(figure, p, "arithmetic intensity (FLOPs/byte)", "speed (TFLOP/s)")
+    axes = axes_of(figure, p, "arithmetic intensity (FLOPs/byte)", "speed (TFLOP/s)")
     axes.set_xscale("log")
     axes.set_yscale("log")
     peak = max((v for _, v in p.peaks), default=1.0)
@@ -288,7 +272,7 @@ def _roofline(figure: Any, p: RooflinePicture) -> None:
         )
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(lambda value, _: f"{value:,.10g}")
-    _legend(axes, loc="lower right")
+    legend(axes, loc="lower right")
 
 
 def _bar_label(bar: BreakdownBar) -> str:
@@ -298,7 +282,7 @@ def _bar_label(bar: BreakdownBar) -> str:
 
 
 def _breakdown(figure: Any, p: TimeBreakdown) -> None:
-    axes = _axes(figure, p, "share of the step (%)", "")
+    axes = axes_of(figure, p, "share of the step (%)", "")
     names = list(dict.fromkeys(part.name for bar in p.bars for part in bar.parts))
     seen: set[tuple[str, str]] = set()
     for row, bar in enumerate(p.bars):
@@ -328,7 +312,7 @@ def _breakdown(figure: Any, p: TimeBreakdown) -> None:
     axes.set_yticks(range(len(p.bars)), [_bar_label(bar) for bar in p.bars])
     axes.invert_yaxis()
     axes.set_xlim(0, 100)
-    _legend(axes, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3, fontsize=7)
+    legend(axes, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3, fontsize=7)
 
 
 _DRAW = {
@@ -339,6 +323,7 @@ _DRAW = {
     MemoryWaterfall: _memory,
     RooflinePicture: _roofline,
     TimeBreakdown: _breakdown,
+    **LAW_FIGURES,
 }
 
 

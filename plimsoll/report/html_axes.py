@@ -10,6 +10,7 @@ __all__ = [
     "LIMIT",
     "NEUTRAL",
     "axis",
+    "band",
     "figure",
     "line",
     "note",
@@ -31,6 +32,22 @@ def seconds_axis(title: str, low: float, high: float, **more: Any) -> dict[str, 
     """Logarithmic, with ticks in ms and s."""
     ticks = ticks_1_2_5(low / 1.5, high * 1.5)
     return axis(title, type="log", tickvals=ticks, ticktext=[bound_text(t) for t in ticks], **more)
+
+
+def band(xs: list[float], low: list[float], high: list[float], color: str, **more: Any) -> Figure:
+    """The region between two curves, drawn faint."""
+    return {
+        "type": "scatter",
+        "x": xs + xs[::-1],
+        "y": high + low[::-1],
+        "fill": "toself",
+        "fillcolor": color,
+        "opacity": 0.25,
+        "line": {"width": 0},
+        "mode": "lines",
+        "hoverinfo": "skip",
+        **more,
+    }
 
 
 def figure(traces: list[Figure], height: int, **layout: Any) -> Figure:

@@ -12,12 +12,14 @@ from plimsoll.report.html_axes import (
     NEUTRAL,
     Figure,
     axis,
+    band,
     figure,
     line,
     note,
     seconds_axis,
 )
 from plimsoll.report.html_bars import breakdown, memory, timeline
+from plimsoll.report.html_laws import LAW_FIGURES
 from plimsoll.report.pictures import (
     CdfPicture,
     LoadCurvePicture,
@@ -160,27 +162,12 @@ def _cdf(p: CdfPicture) -> Figure:
     )
 
 
-def _band(xs: list[float], low: list[float], high: list[float], color: str, **more: Any) -> Figure:
-    return {
-        "type": "scatter",
-        "x": xs + xs[::-1],
-        "y": high + low[::-1],
-        "fill": "toself",
-        "fillcolor": color,
-        "opacity": 0.25,
-        "line": {"width": 0},
-        "mode": "lines",
-        "hoverinfo": "skip",
-        **more,
-    }
-
-
 def _load_curve(p: LoadCurvePicture) -> Figure:
     rates = [q.request_rate_per_s for q in p.points]
     good = [q.goodput_requests_per_s for q in p.points]
     blue, orange = FAMILY_COLORS[0], FAMILY_COLORS[1]
     traces = [
-        _band(
+        band(
             rates,
             [s.low for s in good],
             [s.high for s in good],
@@ -200,7 +187,7 @@ def _load_curve(p: LoadCurvePicture) -> Figure:
     at = [r for r, _ in late]
     if late:
         traces += [
-            _band(
+            band(
                 at, [s.low for _, s in late], [s.high for _, s in late], orange,
                 yaxis="y2", showlegend=False,
             ),
@@ -296,6 +283,7 @@ _DRAW = {
     MemoryWaterfall: memory,
     RooflinePicture: _roofline,
     TimeBreakdown: breakdown,
+    **LAW_FIGURES,
 }
 
 

@@ -10,6 +10,12 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from plimsoll.report.law_pictures import (
+    ExtrapolationPicture,
+    IsoFlopPicture,
+    IsoLossPicture,
+    ResidualPicture,
+)
 from plimsoll.spec.io import PLAIN
 from plimsoll.spec.origin import Origin
 
@@ -281,6 +287,10 @@ Picture = Annotated[
     | RequestTimeline
     | MemoryWaterfall
     | RooflinePicture
-    | TimeBreakdown,
+    | TimeBreakdown
+    | IsoLossPicture
+    | IsoFlopPicture
+    | ResidualPicture
+    | ExtrapolationPicture,
     Field(discriminator="kind"),
 ]

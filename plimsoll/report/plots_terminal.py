@@ -5,6 +5,7 @@ Without color, families are told apart by their markers.
 
 import math
 
+from plimsoll.report.laws_terminal import LAW_TEXTS
 from plimsoll.report.pictures import (
     CdfPicture,
     LoadCurvePicture,
@@ -245,6 +246,7 @@ _DRAW = {
     MemoryWaterfall: memory_rows,
     RooflinePicture: _roofline,
     TimeBreakdown: breakdown_rows,
+    **LAW_TEXTS,
 }
 
 

@@ -286,7 +286,7 @@ def _print(report: Report, console: "Console") -> None:
     for table in report.tables:
         console.print()
         console.print(table_lines(table))
-    for picture in report.pictures:
+    for picture in report.pictures[: report.num_on_terminal]:
         console.print()
         if isinstance(picture, MemoryWaterfall):
             console.print(memory_bars(picture, width=console.width - 2))

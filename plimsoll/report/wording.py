@@ -18,11 +18,14 @@ __all__ = [
     "bound_text",
     "count_text",
     "error_text",
+    "flops_text",
     "gpus_text",
+    "loss_ticks",
     "narrow_range_text",
     "number_text",
     "percent_text",
     "plain_text",
+    "quantity_text",
     "range_text",
     "rate_text",
     "seconds_text",
@@ -74,6 +77,16 @@ def short_count_text(value: float) -> str:
         if abs(value) >= 0.9995 * factor:
             return f"{value / factor:.3g}{letter}"
     return f"{value:.3g}"
+
+
+def flops_text(value: float) -> str:
+    """Compute as it is typed: 1e22, 3.73e22."""
+    return f"{value:.3g}".replace("e+0", "e").replace("e+", "e")
+
+
+def quantity_text(value: float, unit: str) -> str:
+    """A count, or compute where the unit is FLOPs, without the unit."""
+    return flops_text(value) if unit == "FLOPs" else short_count_text(value)
 
 
 def gpus_text(count: int) -> str:
@@ -157,3 +170,16 @@ def ticks_1_2_5(low: float, high: float) -> list[float]:
     steps = (1.0, 2.0, 5.0) if last - first <= 3 else (1.0,)
     ticks = [m * 10.0**e for e in range(first, last + 1) for m in steps]
     return [t for t in ticks if low * (1 - 1e-9) <= t <= high * (1 + 1e-9)]
+
+
+def loss_ticks(low: float, high: float) -> list[float]:
+    """About six round losses of a logarithmic axis that spans less than a decade or two."""
+    if high / low > 30:
+        return ticks_1_2_5(low, high)
+    found: list[float] = []
+    for step in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0):
+        ticks = [k * step for k in range(math.ceil(low / step), math.floor(high / step) + 1)]
+        if len(ticks) <= 8:
+            return [float(f"{t:.6g}") for t in (ticks if len(ticks) > 2 or not found else found)]
+        found = ticks
+    return ticks_1_2_5(low, high)

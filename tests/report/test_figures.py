@@ -5,6 +5,12 @@ import re
 import pytest
 
 from plimsoll.report.figures import write_figure
+from plimsoll.report.law_pictures import (
+    ExtrapolationPicture,
+    IsoFlopPicture,
+    IsoLossPicture,
+    ResidualPicture,
+)
 from plimsoll.report.pictures import CdfPicture, ParetoPicture, RequestTimeline, TimeBreakdown
 from plimsoll.spec.errors import SpecError
 from tests import report_pictures as pictures
@@ -18,6 +24,10 @@ AXES = {
     "memory": ("memory of one GPU (GiB)", "limit 71.1 GiB", "capacity 79.0 GiB"),
     "roofline": ("FLOPs/byte", "TFLOP/s", "prefill", "decode", "gate_up"),
     "time-breakdown": ("share of the step (%)", "all-reduce (collective)", "hidden"),
+    "iso-loss": ("size (parameters", "data (tokens", "compute-optimal", "fitted in here", "100B"),
+    "iso-flop": ("size (parameters", "loss (nats", "1e23 FLOPs with serving", "least loss"),
+    "residuals": ("training compute (FLOPs", "ln(measured / predicted)", "line 9", "1e20"),
+    "extrapolation": ("loss (nats", "90 % interval", "held out, measured", "leaves the fit's box"),
 }
 
 
@@ -28,6 +38,7 @@ def test_an_svg_holds_title_units_and_must_haves_and_repeats_exactly(kind, tmp_p
     svg = (tmp_path / "a.svg").read_text(encoding="utf-8")
     assert svg == (tmp_path / "b.svg").read_text(encoding="utf-8")
     words = re.sub(r"<[^>]+>", "", svg).replace("&lt;", "<")
+    words = " ".join(words.split())  # long titles take two lines
     for wanted in (ALL[kind].title, *AXES[kind]):
         assert wanted in words, wanted
     assert list(tmp_path.glob(".*")) == []
@@ -45,7 +56,29 @@ def test_a_png_is_a_png(tmp_path):
         CdfPicture(title="t", metric="ttft", series=()),
         RequestTimeline(title="t", rows=(), num_requests=0, num_late=0),
         TimeBreakdown(title="t", bars=()),
-    ],
+        IsoLossPicture(
+            title="t",
+            unit="nats",
+            params=(1, 9),
+            tokens=(1, 9),
+            box_params=(2, 3),
+            box_tokens=(2, 3),
+            contours=(),
+        ),
+        IsoFlopPicture(title="t", unit="nats", curves=(), box_params=(2, 3)),
+        ResidualPicture(title="t", unit="nats", x_name="size", x_unit="", series=()),
+        ExtrapolationPicture(
+            title="t",
+            unit="nats",
+            x_name="size",
+            x_unit="",
+            line_name="",
+            level=0.9,
+            fitted=(),
+            held_out=(),
+            lines=(),
+        ),
+    ],  # fmt: skip
     ids=lambda p: p.kind,
 )
 def test_pictures_of_nothing_are_drawn_empty(picture, tmp_path):

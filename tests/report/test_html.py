@@ -129,6 +129,25 @@ def test_the_pareto_tooltip_counts_gpus_and_the_slo_region_is_shaded():
     assert drawn == len(ALL["pareto"].points) + 1  # the chosen point is on its family's line too
 
 
+def test_a_run_of_a_law_says_its_line_its_inputs_and_both_losses():
+    traces = plotly_figure(ALL["residuals"])["data"]
+    words = {text for trace in traces for text in trace["text"]}
+    (far,) = (text for text in words if text.startswith("<b>line 9</b>"))
+    run = next(r for s in ALL["residuals"].series for r in s.runs if r.line == 9)
+    for wanted in (
+        "params 60M", "tokens 3B", "1.08e18 FLOPs", f"measured {run.loss:.4g}",
+        f"predicted {run.predicted:.4g}", f"{run.loss / run.predicted - 1:+.2%}",
+    ):  # fmt: skip
+        assert wanted in far, (wanted, far)
+
+
+def test_curves_with_a_serving_load_are_dashed_in_the_color_of_their_budget():
+    traces = {t["name"]: t["line"] for t in plotly_figure(ALL["iso-flop"])["data"] if "line" in t}
+    plain, serving = traces["1e23 FLOPs"], traces["1e23 FLOPs with serving"]
+    assert plain["color"] == serving["color"] != traces["1e22 FLOPs"]["color"]
+    assert (plain["dash"], serving["dash"]) == ("solid", "dash")
+
+
 def test_the_late_filter_has_its_own_traces():
     made = plotly_figure(ALL["request-timeline"])
     groups = {g: [t for t in made["data"] if t["meta"] == g] for g in ("all", "late")}

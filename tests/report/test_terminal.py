@@ -109,11 +109,25 @@ def test_the_must_haves_of_each_picture_are_in_the_text():
         "memory": ("GiB", "limit"),
         "roofline": ("FLOPs/byte", "TFLOP/s", "bound by memory", "bound by compute", "bf16"),
         "time-breakdown": ("all-reduce", "20.0 %", "hidden", "bound"),
+        "iso-loss": ("lines: loss ", "+ compute-optimal", "★ best for this budget: 11.6B on 536B"),
+        "iso-flop": ("1e23 FLOPs with serving", "★ least loss", "sizes fitted: 16B", "loss (nats)"),
+        "residuals": ("★ far off: line 9", "training compute, FLOPs", "1e20"),
+        "extrapolation": ("o fitted", "★ held out, measured", "leaves the fit's box"),
     }  # fmt: skip
     for kind, texts in wanted.items():
         drawn = picture_text(ALL[kind])
         for text in texts:
             assert text in drawn, (kind, text)
+
+
+def test_a_terminal_draws_only_as_many_pictures_as_it_is_told():
+    report = pictures.full_report()
+    first, second = (picture.title for picture in report.pictures[:2])
+    for number, shown in ((1, (True, False)), (0, (False, False))):
+        out = io.StringIO()
+        print_report(replace(report, num_on_terminal=number), make_console(out))
+        text = " ".join(out.getvalue().split())
+        assert (first in text, second in text) == shown
 
 
 def test_memory_says_over_by_how_much_in_words():

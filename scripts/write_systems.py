@@ -90,7 +90,9 @@ def _section(system: System, found: Found) -> str:
     ]
     for claim in system.claims:
         text = f"{claim.text} ({claim.setup})" if claim.setup else claim.text
-        lines.append(f"| {claim.id} | {_cell(text)} | {_printed(claim)} | {_cell(claim.where)} |")
+        lines.append(
+            f"| {claim.id} | {cell_text(text)} | {_printed(claim)} | {cell_text(claim.where)} |"
+        )
     lines += [
         "",
         "| claim | check | printed | accepted | how | ours | verdict |",
@@ -129,14 +131,14 @@ def _check_rows(
             printed,
             accepted,
             check.how,
-            _ours(row),
+            ours_text(row),
             row["verdict"] if row else "-",
         )
-        lines.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
+        lines.append("| " + " | ".join(cell_text(cell) for cell in cells) + " |")
     return lines
 
 
-def _ours(row: dict[str, Any] | None) -> str:
+def ours_text(row: dict[str, Any] | None) -> str:
     if row is None or row["ours"] is None:
         return "-"
     text = f"{row['ours']:.4g} {row['unit']}".strip()
@@ -158,7 +160,7 @@ def _source(system: System) -> str:
     return f"[arXiv {system.arxiv}](https://arxiv.org/abs/{system.arxiv})"
 
 
-def _cell(text: str) -> str:
+def cell_text(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 

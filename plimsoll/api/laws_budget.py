@@ -29,6 +29,7 @@ from plimsoll.report.document import KeyNumber, Report, Table
 from plimsoll.report.law_pictures import LawPoint
 from plimsoll.report.pictures import Picture
 from plimsoll.report.wording import flops_text, short_count_text
+from plimsoll.spec.errors import SpecError
 from plimsoll.spec.fleet import parse_fleet
 from plimsoll.spec.origin import Number, Origin
 from plimsoll.spec.units import parse_count
@@ -146,11 +147,18 @@ def predict_loss(law: str, inputs: Mapping[str, float], *, level: float = 0.9) -
     """The loss of a run that was not made; ``unique`` tokens also for laws of size and tokens.
 
     Raises:
-        SpecError: an unknown law, inputs that cannot be.
+        SpecError: an unknown law; an input that is missing, that the law does not have, or that
+            cannot be.
     """
     found = law_of(law)
     if "unique" in inputs and "unique" not in found.form.inputs:
         found = limited(found, inputs["unique"])
+    surplus = [name for name in inputs if name not in (*found.form.inputs, "unique")]
+    if surplus:
+        raise SpecError(
+            f"--{surplus[0]}: {found.name} is a law of {' and '.join(found.form.inputs)}; expected "
+            "no other input"
+        )
     return PredictAnswer(law=found, found=predict(found, inputs, level=level))
 
 

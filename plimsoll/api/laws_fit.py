@@ -22,12 +22,13 @@ from plimsoll.laws.fit import Fit, bootstrap, fit, form_of
 from plimsoll.laws.forms import FORMS
 from plimsoll.laws.held_out import HeldOut, deciding_split, hold_out
 from plimsoll.laws.law import law_of_fit, saved
-from plimsoll.laws.table import LossTable, Unit, read_table
+from plimsoll.laws.rises import rises
+from plimsoll.laws.table import LossTable, Unit, joined, read_table
 from plimsoll.report.document import Report, Table
 from plimsoll.report.law_pictures import LawRun
 from plimsoll.report.pictures import Picture
 from plimsoll.report.wording import flops_text, percent_text, short_count_text
-from plimsoll.spec.errors import SpecError
+from plimsoll.spec.errors import SpecError, suggest
 from plimsoll.spec.io import write
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
 
 
 _DRAWS = 200
+_SHOWN = 10
 
 
 def parse_columns(text: str) -> dict[str, str]:
@@ -58,16 +60,19 @@ def parse_columns(text: str) -> dict[str, str]:
     return found
 
 
-def read_runs(path: Path, columns: str, loss: str, unit: str) -> LossTable:
-    """A table of runs from a CSV.
+def read_runs(paths: Path | Sequence[Path], columns: str, loss: str, unit: str) -> LossTable:
+    """A table of runs from one CSV or several; ``unit`` "" reads it off them.
 
     Raises:
-        SpecError: see ``laws.table.read_table``; a unit that is neither nats nor bits.
+        SpecError: see ``laws.table.read_table`` and ``joined``; a unit that is neither nats nor
+            bits.
     """
-    if unit not in ("nats", "bits"):
-        raise SpecError(f"--unit {unit!r}: expected nats or bits")
-    known: Unit = "nats" if unit == "nats" else "bits"
-    return read_table(path, parse_columns(columns), loss=loss, unit=known)
+    known: dict[str, Unit | None] = {"": None, "nats": "nats", "bits": "bits"}
+    if unit not in known:
+        raise SpecError(f"--unit {unit!r}: expected nats or bits.{suggest(unit, known)}")
+    files = [paths] if isinstance(paths, Path) else paths
+    wanted = parse_columns(columns)
+    return joined([read_table(path, wanted, loss=loss, unit=known[unit]) for path in files])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +110,7 @@ class FitLawAnswer:
             tables.append(_comparison(self.compared))
         if found.outliers:
             tables.append(_outliers(found))
+        tables += _rises(found.table)
         box = "; ".join(
             f"{name} {short_count_text(low)} to {short_count_text(high)}"
             for name, (low, high) in found.box.items()
@@ -152,7 +158,8 @@ class FitLawAnswer:
             "r2": found.r2,
             "huber": found.loss,
             "condition": found.condition,
-            "outlier_lines": [_line_of(found, i) for i in found.outliers],
+            "outlier_lines": [_line_of(found.table, i) for i in found.outliers],
+            "rises": _rises_data(found.table),
             "compared": [_compared_data(one) for one in self.compared],
             "runs": [_run_data(run) for run in law_runs(found)],
             "held_out": None
@@ -182,25 +189,57 @@ def _run_data(run: LawRun) -> dict[str, Any]:
     }
 
 
-def _line_of(found: Fit, index: int) -> int:
-    lines = found.table.lines
-    return lines[index] if lines else index + 1
+def _line_of(table: LossTable, index: int) -> int:
+    return table.lines[index] if table.lines else index + 1
 
 
 def _outliers(found: Fit) -> Table:
     rows = []
-    for index in found.outliers[:10]:
+    for index in found.outliers[:_SHOWN]:
         inputs = ", ".join(
             f"{name} {found.table.columns[name][index]:.3g}" for name in found.form.inputs
         )
         change = float(np.expm1(found.residuals[index]))
-        rows.append((f"line {_line_of(found, index)}", inputs, f"{change:+.2%}"))
+        rows.append((found.table.place(index), inputs, f"{change:+.2%}"))
     return Table(
         title="Points far from the fit",
         columns=("", "inputs", "measured against fitted"),
         rows=tuple(rows),
         notes=("more than five robust deviations off; they count in the fit, with little weight",),
     )
+
+
+def _rises(table: LossTable) -> list[Table]:
+    """Pairs of like runs whose loss grows with tokens, as a table; [] without any."""
+    found = rises(table)
+    if not found:
+        return []
+    tokens = table.columns["tokens"]
+    notes = ["such pairs are noise or runs that went wrong; they stay in the fit"]
+    if len(found) > _SHOWN:
+        notes.append(f"{len(found) - _SHOWN} smaller ones are not shown")
+    if any(one.like_bits for one in found):
+        notes.append("a rise of about 44 % is that from nats to bits: are all losses in one unit?")
+    rows = tuple(
+        (
+            f"{table.place(one.fewer)} to {table.place(one.more)}",
+            f"{tokens[one.fewer]:.3g} to {tokens[one.more]:.3g}",
+            f"{one.factor - 1:+.2%}",
+        )
+        for one in found[:_SHOWN]
+    )
+    columns = ("", "tokens", "loss")
+    return [Table(title="Loss that rises with tokens", columns=columns, rows=rows, notes=(*notes,))]
+
+
+def _rises_data(table: LossTable) -> list[dict[str, Any]]:
+    return [
+        {
+            "lines": [_line_of(table, one.fewer), _line_of(table, one.more)],
+            "factor": one.factor,
+        }
+        for one in rises(table)
+    ]
 
 
 def _compared_data(one: Compared) -> dict[str, Any]:
@@ -285,6 +324,8 @@ class CompareLawsAnswer:
     def report(self) -> Report:
         """See ``Answer``."""
         able = [one for one in self.found if one.extrapolation < float("inf")]
+        files = list(dict.fromkeys(self.table.files)) or [self.table.name]
+        asked = self.asked or ("laws", "compare", *files)
         title = "No form can be fitted and checked on these points"
         if able:
             best = select(self.found)
@@ -295,13 +336,13 @@ class CompareLawsAnswer:
         return Report(
             title=title,
             subtitle=f"{len(self.table)} runs of {self.table.name}",
-            command=command(*(self.asked or ("laws", "compare", self.table.name))),
-            tables=(_comparison(self.found),),
+            command=command(*asked),
+            tables=(_comparison(self.found), *_rises(self.table.averaged())),
             pictures=self.pictures(),
             num_on_terminal=0,
             notes=self.table.averaged().notes,
             next_command=command(
-                "laws", "fit", self.table.name, *_how_read(self.asked), "--out", "law.yaml"
+                "laws", "fit", *files, *_how_read(self.asked), "--out", "law.yaml"
             ),
         )
 
@@ -323,6 +364,7 @@ class CompareLawsAnswer:
             "format_version": 1,
             "points": len(self.table),
             "forms": [_compared_data(one) for one in self.found],
+            "rises": _rises_data(self.table.averaged()),
         }
 
 
@@ -338,11 +380,18 @@ def _how_read(asked: Sequence[str]) -> list[str]:
 
 
 def compare_laws(table: LossTable, *, seed: int = 0) -> CompareLawsAnswer:
-    """All forms that the table has the columns for, on the same splits."""
+    """All forms that the table has the columns for, on the same splits.
+
+    Raises:
+        SpecError: no form has its columns.
+        InfeasibleError: none can be fitted.
+    """
     found = tuple(compare(FORMS.values(), table, seed=seed))
     if not found:
         raise SpecError(
             f"{table.name}: no form has all its inputs among {', '.join(table.columns)}; see "
             "plimsoll laws list"
         )
+    if all(one.fit is None for one in found):
+        select(found)
     return CompareLawsAnswer(found=found, table=table, seed=seed)

@@ -18,22 +18,25 @@ laws_app = typer.Typer(
     help="Scaling laws: list, fit, predict, split a budget.", no_args_is_help=True
 )
 
-Runs = Annotated[Path, Argument(help="CSV with a row a training run.")]
+Runs = Annotated[list[Path], Argument(help="CSV files with a row a training run.")]
 Columns = Annotated[str, Option(help="Headers of the inputs, as in params=N,tokens=D_b*1e9.")]
 Loss = Annotated[str, Option(help="Header of the loss.")]
-Unit = Annotated[str, Option(help="nats or bits, a token or a byte.")]
+Unit = Annotated[str, Option(help="nats or bits; else as headers say, else nats.")]
 LawOption = Annotated[str, Option("--law", help="Published law, or a file that fit --out wrote.")]
 Unique = Annotated[str, Option(help="Different tokens that exist, as in 20B; more epochs repeat.")]
 _COLUMNS = "params=params,tokens=tokens"
 
 
 @laws_app.command("list")
-def list_forms(json: Json = False) -> None:
-    """Forms that can be fitted, and laws as published."""
-    from plimsoll.api.laws import list_laws
+def list_forms(
+    name: Annotated[str, Argument(help="One law, to see all that is known of it.")] = "",
+    json: Json = False,
+) -> None:
+    """All laws, or the card of one."""
+    from plimsoll.api.laws import list_laws, show_law
     from plimsoll.cli.output import emit
 
-    emit(list_laws(), json=json, html=None)
+    emit(show_law(name) if name else list_laws(), json=json, html=None)
 
 
 @laws_app.command()
@@ -41,7 +44,7 @@ def fit(
     runs: Runs,
     columns: Columns = _COLUMNS,
     loss: Loss = "loss",
-    unit: Unit = "nats",
+    unit: Unit = "",
     form: Annotated[str, Option(help="Form by name; auto takes what extrapolates best.")] = "auto",
     out: Annotated[Path | None, Option(help="Write the law to this file.")] = None,
     seed: Seed = 0,
@@ -68,7 +71,7 @@ def compare(
     runs: Runs,
     columns: Columns = _COLUMNS,
     loss: Loss = "loss",
-    unit: Unit = "nats",
+    unit: Unit = "",
     seed: Seed = 0,
     json: Json = False,
     report: ReportFile = None,

@@ -31,7 +31,7 @@ TpotP99 = Annotated[str | None, Option("--tpot-p99", help="Bound on P99 TPOT, as
 SloOption = Annotated[
     list[str] | None, Option("--slo", help="More targets, as in itl:p95=80ms or ttft:p90@chat=1s.")
 ]
-Seed = Annotated[int, Option(help="Seed of every random stream.")]
+Seed = Annotated[int, Option(min=0, help="Seed of every random stream.")]
 Json = Annotated[bool, Option("--json", help="Print the result as JSON.")]
 ReportFile = Annotated[
     Path | None, Option("--report", help="Also write one self-contained HTML page.")

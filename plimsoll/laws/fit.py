@@ -18,6 +18,7 @@ from plimsoll.laws.forms import FORMS
 from plimsoll.laws.forms.contract import Floats, Inputs, LossForm
 from plimsoll.laws.forms.farseer import Farseer
 from plimsoll.laws.minimise import huber, minimise, minimise_many
+from plimsoll.laws.surface import Surface
 from plimsoll.laws.table import LossTable, Unit
 from plimsoll.spec.errors import InfeasibleError, SpecError, suggest
 
@@ -29,17 +30,15 @@ _OUTLIER = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fit:
+class Fit(Surface):
     """A fitted form.
 
-    ``theta`` in its coordinates; ``box`` the range of each input; ``loss`` the mean Huber loss;
+    ``box`` the range of each input; ``loss`` the mean Huber loss;
     ``rmse`` of ln-residuals; ``r2`` of ln loss; ``condition`` of the scaled normal matrix;
     ``outliers``: points further than five robust deviations off, by index: shown, never left out.
     ``draws`` [b, k] are fits to resampled points, empty before ``bootstrap``.
     """
 
-    form: LossForm
-    theta: Floats
     table: LossTable
     box: Mapping[str, tuple[float, float]]
     loss: float
@@ -53,11 +52,6 @@ class Fit:
     outliers: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
     draws: Floats = field(default_factory=lambda: np.empty((0, 0)))
-
-    @property
-    def named(self) -> dict[str, float]:
-        """Parameters as papers print them."""
-        return self.form.named(self.theta)
 
     @property
     def unit(self) -> Unit:
@@ -79,10 +73,6 @@ class Fit:
             key: tuple(np.percentile([n[key] for n in names], [tail, 100 - tail]).tolist())
             for key in self.named
         }
-
-    def predict(self, x: Inputs) -> Floats:
-        """Losses, in the table's unit; [n]."""
-        return np.exp(self.form.log_loss(self.theta, x))
 
 
 def _outlier_bound(residuals: Floats) -> float:
@@ -163,22 +153,17 @@ def check_identifiable(form: LossForm, table: LossTable) -> None:
     Raises:
         InfeasibleError: with what was found and what is needed.
     """
-    need = len(form.coordinates) + 1
-    if len(table) < need:
+    need = {f"distinct {name}": least for name, least in form.least.items()}
+    have = {f"distinct {name}": len(np.unique(table.column(name))) for name in form.least}
+    need["distinct points"], have["distinct points"] = len(form.coordinates) + 1, len(table)
+    short = [what for what in need if have[what] < need[what]]
+    if short:
         raise InfeasibleError(
-            f"{form.name} has {len(form.coordinates)} parameters and {table.name} {len(table)} "
-            "distinct points",
-            binding=f"points: {len(table)} of {need}",
-            change=f"measure {need - len(table)} more, or fit a form with fewer parameters",
+            f"{form.name} needs {' and '.join(f'{need[what]} {what}' for what in short)}, "
+            f"{table.name} has {' and '.join(str(have[what]) for what in short)}",
+            binding="; ".join(f"{what}: {have[what]} of {need[what]}" for what in short),
+            change="measure more of them, or fit a form that needs fewer",
         )
-    for name, least in form.least.items():
-        have = len(np.unique(table.column(name)))
-        if have < least:
-            raise InfeasibleError(
-                f"{form.name} needs {least} distinct {name}, {table.name} has {have}",
-                binding=f"distinct {name}: {have} of {least}",
-                change=f"measure {least - have} more, or fit a form that needs fewer",
-            )
     if isinstance(form, Farseer):
         _check_dense(form, table)
 

@@ -13,12 +13,14 @@ import numpy as np
 from pydantic import Field
 
 from plimsoll.laws.fit import Fit, form_of
+from plimsoll.laws.forms import FORMS
 from plimsoll.laws.forms.chinchilla import CHINCHILLA_PUBLISHED, CHINCHILLA_REFIT
-from plimsoll.laws.forms.contract import Floats, Inputs, LossForm
+from plimsoll.laws.forms.contract import Floats, LossForm
 from plimsoll.laws.forms.farseer import FARSEER_PUBLISHED
 from plimsoll.laws.forms.kaplan import KAPLAN_PUBLISHED
 from plimsoll.laws.forms.parscale import PARSCALE_PILE, PARSCALE_STACK
 from plimsoll.laws.forms.repeats import REPEATS_PUBLISHED
+from plimsoll.laws.surface import Surface
 from plimsoll.laws.table import Unit
 from plimsoll.spec.errors import SpecError, suggest
 from plimsoll.spec.io import PLAIN, read
@@ -30,28 +32,17 @@ Positive = Annotated[float, Field(gt=0)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Law:
+class Law(Surface):
     """``box``: the range of each input in the fit; ``rmse`` of ln-residuals, None if unknown;
     ``draws`` [b, k]: coordinates of resampled fits, empty if there are none."""
 
     name: str
-    form: LossForm
-    theta: Floats
     box: Mapping[str, tuple[float, float]]
     rmse: float | None
     unit: Unit
     points: int
     source: str
     draws: Floats = field(default_factory=lambda: np.empty((0, 0)))
-
-    @property
-    def named(self) -> dict[str, float]:
-        """Parameters as papers print them."""
-        return self.form.named(self.theta)
-
-    def predict(self, x: Inputs) -> Floats:
-        """Losses in ``unit``, [n]."""
-        return np.exp(self.form.log_loss(self.theta, x))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,22 +94,18 @@ def saved(law: Law) -> SavedLaw:
 
 def _loaded(path: Path) -> Law:
     file = read(SavedLaw, path)
+    if file.form not in FORMS:
+        raise SpecError(f"{path}: no form {file.form!r}.{suggest(file.form, FORMS)}")
     form = form_of(file.form)
-    for what, names in (("parameters", file.parameters), *(("draws", d) for d in file.draws)):
-        wanted = set(form.named(np.array([c.high for c in form.coordinates])))
-        if set(names) != wanted:
-            raise SpecError(
-                f"{path}: {what} are {', '.join(names)}; {form.name} has {', '.join(wanted)}"
-            )
+    theta, *draws = (_coordinates(path, form, named) for named in (file.parameters, *file.draws))
     for name in form.inputs:
         low, high = file.box.get(name, (1.0, 0.0))
         if low > high:
             raise SpecError(f"{path}: box.{name} is missing or not from low to high")
-    draws = [form.coordinates_of(draw) for draw in file.draws]
     return Law(
         name=str(path),
         form=form,
-        theta=form.coordinates_of(file.parameters),
+        theta=theta,
         box=file.box,
         rmse=file.rmse,
         unit=file.unit,
@@ -126,6 +113,26 @@ def _loaded(path: Path) -> Law:
         source=file.source or str(path),
         draws=np.array(draws) if draws else np.empty((0, 0)),
     )
+
+
+def _coordinates(path: Path, form: LossForm, named: Mapping[str, float]) -> Floats:
+    """Of parameters in a file.
+
+    Raises:
+        SpecError: other parameters than the form's, or values it cannot have.
+    """
+    wanted = list(form.named(np.array([c.high for c in form.coordinates])))
+    if set(named) != set(wanted):
+        raise SpecError(
+            f"{path}: parameters are {', '.join(named)}; {form.name} has {', '.join(wanted)}"
+        )
+    with np.errstate(invalid="ignore", divide="ignore"):
+        theta = form.coordinates_of(named)
+    bad = np.flatnonzero(~np.isfinite(theta))
+    if len(bad):
+        name = form.coordinates[bad[0]].name.removeprefix("ln ")
+        raise SpecError(f"{path}: {name} is {named[name]:g}; {form.name} needs it above zero")
+    return theta
 
 
 def _published(

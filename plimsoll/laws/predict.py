@@ -50,13 +50,13 @@ def predict(law: Law, inputs: Mapping[str, float], *, level: float = 0.9) -> Pre
     Raises:
         SpecError: an input is missing or not positive, or the level is not one of those known.
     """
+    needs = f"{law.form.name} needs {' and '.join(law.form.inputs)}, each above zero"
     for name in law.form.inputs:
         value = inputs.get(name)
-        if value is None or not np.isfinite(value) or value <= 0:
-            raise SpecError(
-                f"{name} is {value}; {law.form.name} needs {', '.join(law.form.inputs)}, "
-                "each above zero"
-            )
+        if value is None:
+            raise SpecError(f"{name} is missing; {needs}")
+        if not np.isfinite(value) or value <= 0:
+            raise SpecError(f"{name} is {value:g}; {needs}")
     if level not in _Z:
         raise SpecError(f"level {level:g}; expected one of {', '.join(map(str, _Z))}")
     x = {name: np.array([inputs[name]]) for name in law.form.inputs}

@@ -26,7 +26,15 @@ from plimsoll.laws.quality import (
 )
 from plimsoll.spec.errors import InfeasibleError, SpecError
 
-__all__ = ["FittedPools", "PoolRuns", "fit_floor", "fit_pools"]
+__all__ = [
+    "A_RANGE",
+    "B_RANGE",
+    "TAU_RANGE",
+    "FittedPools",
+    "PoolRuns",
+    "fit_floor",
+    "fit_pools",
+]
 
 _LEAST_RUNS = 3
 _ZOOMS = 4
@@ -35,7 +43,9 @@ _TAU_ROUNDS = 3
 _TAU_POINTS = 9
 _B_POINTS = 25
 _B_STEPS = 8
-_A, _B, _TAU = (1e-4, 1.0), (0.005, 0.5), (1.0, 10.0)
+A_RANGE = (1e-4, 1.0)
+B_RANGE = (0.005, 0.5)
+TAU_RANGE = (1.0, 10.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,9 +76,9 @@ def fit_pools(
     kind: Literal["utility", "data"] = "utility",
     normaliser: float = 1.0,
     values: int = 100,
-    a: tuple[float, float] = _A,
-    b: tuple[float, float] = _B,
-    tau: tuple[float, float] = _TAU,
+    a: tuple[float, float] = A_RANGE,
+    b: tuple[float, float] = B_RANGE,
+    tau: tuple[float, float] = TAU_RANGE,
 ) -> FittedPools:
     """One law for all pools; ``values`` of each parameter on the grid, ``b`` in size.
 
@@ -122,9 +132,9 @@ def fit_floor(
     kind: Literal["utility", "data"] = "utility",
     normaliser: float = 1.0,
     values: int = 40,
-    a: tuple[float, float] = _A,
-    b: tuple[float, float] = _B,
-    tau: tuple[float, float] = _TAU,
+    a: tuple[float, float] = A_RANGE,
+    b: tuple[float, float] = B_RANGE,
+    tau: tuple[float, float] = TAU_RANGE,
 ) -> FittedPools:
     """The best fit over several values of d, for when it is not known.
 

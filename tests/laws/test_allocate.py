@@ -103,7 +103,7 @@ def test_outside_the_box_the_interval_widens_and_says_so():
     assert wide > 2 * np.log(inside.high / inside.low)
     tight, loose = (predict(law, inside.inputs, level=level) for level in (0.5, 0.95))
     assert tight.high - tight.low < loose.high - loose.low
-    with pytest.raises(SpecError, match="tokens is None"):
+    with pytest.raises(SpecError, match="tokens is missing"):
         predict(law, {"params": 1e9})
 
 

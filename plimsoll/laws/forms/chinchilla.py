@@ -29,9 +29,15 @@ CHINCHILLA_REFIT = MappingProxyType(
 _EXPONENTS = (0.1, 0.2, 0.3, 0.4, 0.55, 0.75)
 _KEEP = 12
 _COORDINATES = (
-    Coordinate(name="ln E", low=-6.0, high=4.0, meaning="ln of the loss no size or data removes"),
-    Coordinate(name="ln A", low=-30.0, high=60.0, meaning="ln of the factor of parameters"),
-    Coordinate(name="ln B", low=-30.0, high=60.0, meaning="ln of the factor of tokens"),
+    Coordinate(
+        name="ln E", low=-6.0, high=4.0, meaning="loss that no size or data removes", unit="loss"
+    ),
+    Coordinate(
+        name="ln A", low=-30.0, high=60.0, meaning="factor of parameters", unit="loss*params^alpha"
+    ),
+    Coordinate(
+        name="ln B", low=-30.0, high=60.0, meaning="factor of tokens", unit="loss*tokens^beta"
+    ),
     Coordinate(name="alpha", low=0.01, high=2.5, meaning="exponent of parameters"),
     Coordinate(name="beta", low=0.01, high=2.5, meaning="exponent of tokens"),
 )
@@ -120,7 +126,7 @@ class ChinchillaQ:
     @property
     def coordinates(self) -> tuple[Coordinate, ...]:
         """(ln E, ln A, ln B, alpha, beta, ln q)."""
-        outer = Coordinate(name="ln q", low=-2.5, high=2.5, meaning="ln of the outer exponent")
+        outer = Coordinate(name="ln q", low=-2.5, high=2.5, meaning="outer exponent")
         return (*_COORDINATES, outer)
 
     def log_loss(self, theta: Floats, x: Inputs) -> Floats:

@@ -22,12 +22,17 @@ Inputs = Mapping[str, Floats]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Coordinate:
-    """One parameter as it is fitted, between ``low`` and ``high``; ``meaning`` in words."""
+    """One parameter as it is fitted, between ``low`` and ``high``; ``meaning`` in words.
+
+    ``unit`` is that of the parameter as papers print it: of E where ln E is fitted, "" for a bare
+    number. Losses are in the unit of the points, nats or bits.
+    """
 
     name: str
     low: float
     high: float
     meaning: str
+    unit: str = ""
 
 
 class LossForm(Protocol):

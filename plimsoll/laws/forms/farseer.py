@@ -18,7 +18,18 @@ from plimsoll.laws.forms.powers import log_sum
 
 __all__ = ["FARSEER_PUBLISHED", "Farseer"]
 
-_NAMES = ("a1", "b1", "alpha", "a2", "b2", "beta", "a3", "b3", "gamma")
+_MEANINGS = {
+    "a1": ("slope in N^alpha of ln A(N), the exponent of tokens", "params^-alpha"),
+    "b1": ("ln A(N) without its slope", ""),
+    "alpha": ("power of N in A(N)", ""),
+    "a2": ("slope in N^beta of ln B(N), the factor of tokens", "params^-beta"),
+    "b2": ("ln B(N) without its slope", ""),
+    "beta": ("power of N in B(N)", ""),
+    "a3": ("slope in N^gamma of ln of the floor", "params^-gamma"),
+    "b3": ("ln of the floor without its slope", ""),
+    "gamma": ("power of N in the floor", ""),
+}
+_NAMES = tuple(_MEANINGS)
 FARSEER_PUBLISHED = MappingProxyType(
     {
         "a1": -0.124,
@@ -57,7 +68,8 @@ class Farseer:
         found = []
         for name in _NAMES:
             low, high = wide.get(name[0], (-0.6, 0.6)) if len(name) == 2 else (-0.6, 0.6)
-            found.append(Coordinate(name=name, low=low, high=high, meaning=f"{name} of the form"))
+            meaning, unit = _MEANINGS[name]
+            found.append(Coordinate(name=name, low=low, high=high, meaning=meaning, unit=unit))
         return tuple(found)
 
     def log_loss(self, theta: Floats, x: Inputs) -> Floats:

@@ -29,7 +29,7 @@ class Kaplan:
     title: str = "Kaplan"
     formula: str = "L = [(N_c/N)^(alpha_N/alpha_D) + D_c/D]^alpha_D"
     source: str = "arXiv 2001.08361"
-    leaves_out: str = "an irreducible loss; data seen more than once"
+    leaves_out: str = "losses with a floor, which it falls through; data seen more than once"
     inputs: tuple[str, ...] = ("params", "tokens")
 
     @property
@@ -41,8 +41,10 @@ class Kaplan:
     def coordinates(self) -> tuple[Coordinate, ...]:
         """(ln N_c, ln D_c, alpha_N, alpha_D)."""
         return (
-            Coordinate(name="ln N_c", low=0.0, high=90.0, meaning="ln of the scale of parameters"),
-            Coordinate(name="ln D_c", low=0.0, high=90.0, meaning="ln of the scale of tokens"),
+            Coordinate(
+                name="ln N_c", low=0.0, high=90.0, meaning="scale of parameters", unit="params"
+            ),
+            Coordinate(name="ln D_c", low=0.0, high=90.0, meaning="scale of tokens", unit="tokens"),
             Coordinate(name="alpha_N", low=0.005, high=1.5, meaning="exponent of parameters"),
             Coordinate(name="alpha_D", low=0.005, high=1.5, meaning="exponent of tokens"),
         )

@@ -21,8 +21,14 @@ PARSCALE_PILE = {"E": 1.2885873, "A": 0.19751677, "alpha": 0.19628131, "k": 0.33
 
 _KS = (0.1, 0.25, 0.4, 0.6)
 _COORDINATES = (
-    Coordinate(name="ln E", low=-6.0, high=4.0, meaning="ln of the loss no size removes"),
-    Coordinate(name="ln A", low=-60.0, high=30.0, meaning="ln of the scale, in 1e9 parameters"),
+    Coordinate(name="ln E", low=-6.0, high=4.0, meaning="loss that no size removes", unit="loss"),
+    Coordinate(
+        name="ln A",
+        low=-60.0,
+        high=30.0,
+        meaning="scale of parameters",
+        unit="1e9 params*loss^(1/alpha)",
+    ),
     Coordinate(name="alpha", low=0.01, high=2.0, meaning="exponent of parameters"),
     Coordinate(name="k", low=1e-4, high=5.0, meaning="what a stream adds"),
 )
@@ -45,7 +51,7 @@ class ParScale:
     title: str = "Parallel streams"
     formula: str = "L = E + (A*1e9/(N*(k*ln P + 1)))^alpha"
     source: str = "arXiv 2505.10475"
-    leaves_out: str = "tokens: all points of a fit must have seen as many"
+    leaves_out: str = "points that saw different numbers of tokens"
     inputs: tuple[str, ...] = ("params", "streams")
 
     @property

@@ -24,7 +24,7 @@ class TwoPowers:
     title: str = "Two powers without a floor"
     formula: str = "L = a/N^alpha + b/D^beta"
     source: str = "arXiv 2412.04315"
-    leaves_out: str = "an irreducible loss; data seen more than once"
+    leaves_out: str = "losses with a floor, which it falls through; data seen more than once"
     inputs: tuple[str, ...] = ("params", "tokens")
 
     @property
@@ -36,8 +36,20 @@ class TwoPowers:
     def coordinates(self) -> tuple[Coordinate, ...]:
         """(ln a, ln b, alpha, beta)."""
         return (
-            Coordinate(name="ln a", low=-20.0, high=40.0, meaning="ln of the factor of size"),
-            Coordinate(name="ln b", low=-20.0, high=40.0, meaning="ln of the factor of tokens"),
+            Coordinate(
+                name="ln a",
+                low=-20.0,
+                high=40.0,
+                meaning="factor of parameters",
+                unit="loss*params^alpha",
+            ),
+            Coordinate(
+                name="ln b",
+                low=-20.0,
+                high=40.0,
+                meaning="factor of tokens",
+                unit="loss*tokens^beta",
+            ),
             Coordinate(name="alpha", low=0.005, high=2.0, meaning="exponent of parameters"),
             Coordinate(name="beta", low=0.005, high=2.0, meaning="exponent of tokens"),
         )

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from plimsoll.laws.fit import Fit, form_of
 from plimsoll.laws.forms.chinchilla import CHINCHILLA_PUBLISHED, CHINCHILLA_REFIT
-from plimsoll.laws.forms.contract import Floats, Inputs, LossForm
+from plimsoll.laws.forms.contract import MAY_BE_ZERO, Floats, Inputs, LossForm
 from plimsoll.laws.forms.farseer import FARSEER_PUBLISHED
 from plimsoll.laws.forms.kaplan import KAPLAN_PUBLISHED
 from plimsoll.laws.table import Unit
@@ -62,7 +62,7 @@ class SavedLaw:
     kind: Literal["law"] = "law"
     form: str
     parameters: dict[str, float]
-    box: dict[str, tuple[Positive, Positive]]
+    box: dict[str, tuple[Annotated[float, Field(ge=0)], Positive]]
     unit: Unit = "nats"
     rmse: Annotated[float, Field(ge=0)] | None = None
     points: Annotated[int, Field(ge=0)] = 0
@@ -110,7 +110,7 @@ def _loaded(path: Path) -> Law:
             )
     for name in form.inputs:
         low, high = file.box.get(name, (1.0, 0.0))
-        if low > high:
+        if low > high or (low == 0 and name not in MAY_BE_ZERO):
             raise SpecError(f"{path}: box.{name} is missing or not from low to high")
     draws = [form.coordinates_of(draw) for draw in file.draws]
     return Law(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from plimsoll.laws.forms.contract import MAY_BE_ZERO
 from plimsoll.laws.law import Law
 from plimsoll.spec.errors import SpecError
 
@@ -52,7 +53,8 @@ def predict(law: Law, inputs: Mapping[str, float], *, level: float = 0.9) -> Pre
     """
     for name in law.form.inputs:
         value = inputs.get(name)
-        if value is None or not np.isfinite(value) or value <= 0:
+        none_needed = value == 0 and name in MAY_BE_ZERO
+        if value is None or not np.isfinite(value) or (value <= 0 and not none_needed):
             raise SpecError(
                 f"{name} is {value}; {law.form.name} needs {', '.join(law.form.inputs)}, "
                 "each above zero"

@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from plimsoll.laws.forms.contract import Floats
+from plimsoll.laws.forms.contract import MAY_BE_ZERO, Floats
 from plimsoll.spec.csv_records import read_records
 from plimsoll.spec.errors import SpecError
 
@@ -47,7 +47,7 @@ class LossTable:
         for name, values in (*self.columns.items(), ("loss", self.loss)):
             if len(values) != len(self.loss):
                 raise SpecError(f"{self.name}: {len(values)} of {name}, {len(self.loss)} of loss")
-            bad = ~(np.isfinite(values) & (values > 0))
+            bad = ~(np.isfinite(values) & ((values > 0) | (name in MAY_BE_ZERO) & (values == 0)))
             if bad.any():
                 where = int(np.flatnonzero(bad)[0])
                 raise SpecError(

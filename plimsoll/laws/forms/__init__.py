@@ -2,6 +2,7 @@
 
 from plimsoll.laws.forms.chinchilla import Chinchilla, ChinchillaQ
 from plimsoll.laws.forms.contract import Coordinate, Floats, Inputs, LossForm
+from plimsoll.laws.forms.datastore import DatastoreTerm
 from plimsoll.laws.forms.farseer import Farseer
 from plimsoll.laws.forms.kaplan import Kaplan
 from plimsoll.laws.forms.parscale import ParScale, PowerStreams
@@ -11,6 +12,7 @@ __all__ = [
     "Chinchilla",
     "ChinchillaQ",
     "Coordinate",
+    "DatastoreTerm",
     "Farseer",
     "Floats",
     "Inputs",
@@ -22,6 +24,14 @@ __all__ = [
 
 FORMS: dict[str, LossForm] = {
     form.name: form
-    for form in (Chinchilla(), ChinchillaQ(), Kaplan(), Farseer(), ParScale(), PowerStreams())
+    for form in (
+        Chinchilla(),
+        ChinchillaQ(),
+        Kaplan(),
+        Farseer(),
+        ParScale(),
+        PowerStreams(),
+        DatastoreTerm(),
+    )
 }
 """By name, as ``plimsoll laws fit --form`` has them."""

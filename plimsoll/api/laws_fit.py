@@ -106,10 +106,16 @@ class FitLawAnswer:
             command=command(*(self.asked or ("laws", "fit", self.source))),
             tables=tuple(tables),
             notes=tuple(notes),
-            next_command=command("laws", "allocate", "--flops", "1e22", "--law", law)
+            next_command=self._use(law)
             if self.saved
             else command(*(self.asked or ("laws", "fit", self.source)), "--out", law),
         )
+
+    def _use(self, law: str) -> str:
+        """What to ask of the law next."""
+        if self.found.form.inputs == ("params", "tokens", "datastore"):
+            return command("laws", "datastore", law, "--flops", "1e22")
+        return command("laws", "allocate", "--flops", "1e22", "--law", law)
 
     def data(self) -> dict[str, Any]:
         """See ``Answer``."""

@@ -1,4 +1,4 @@
-"""The verbs of ``laws``: list, fit, compare, predict, allocate, advise."""
+"""The verbs of ``laws``: list, fit, compare, predict, allocate, advise; others in their files."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
+from plimsoll.cli.laws_datastore import datastore as weigh_datastore
 from plimsoll.cli.options import Json, ReportFile, Seed
 
 __all__ = ["laws_app"]
@@ -76,6 +77,7 @@ def predict(
     params: Annotated[str | None, Option(help="Parameters, as in 7B.")] = None,
     tokens: Annotated[str | None, Option(help="Training tokens, as in 2T.")] = None,
     streams: Annotated[str | None, Option(help="Parallel streams.")] = None,
+    datastore: Annotated[str | None, Option(help="Tokens to retrieve from.")] = None,
     level: Annotated[float, Option(help="Of the interval: 0.5, 0.8, 0.9 or 0.95.")] = 0.9,
     json: Json = False,
 ) -> None:
@@ -83,7 +85,7 @@ def predict(
     from plimsoll.api.laws_budget import predict_loss, tokens_of
     from plimsoll.cli.output import emit
 
-    given = {"params": params, "tokens": tokens, "streams": streams}
+    given = {"params": params, "tokens": tokens, "streams": streams, "datastore": datastore}
     inputs = {k: tokens_of(v, f"--{k}") for k, v in given.items() if v is not None}
     emit(predict_loss(law, inputs, level=level), json=json, html=None)
 
@@ -134,3 +136,6 @@ def advise(
         serve_tokens=tokens_of(serve, "--serve") if serve else 0.0,
     )
     emit(answer, json=json, html=report)
+
+
+laws_app.command("datastore")(weigh_datastore)

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from plimsoll.data.embed import Encoder, Vectors
 from plimsoll.spec.errors import SpecError, UnsupportedError
 
-__all__ = ["Datastore", "Hits", "Shard", "merge"]
+__all__ = ["Datastore", "Hits", "Shard", "faiss_library", "merge"]
 
 Numbers = npt.NDArray[np.int64]
 Scores = npt.NDArray[np.float64]

@@ -53,7 +53,8 @@ __all__ = [
     "world_of",
 ]
 
-SMALL, LARGE = 32, 76
+SMALL = 32
+LARGE = 76
 SIZES = (SMALL, 44, 58, LARGE)
 STEPS = (100, 200, 400)
 RETRIEVED = 100

@@ -15,7 +15,10 @@ from plimsoll.data.embed import HashedEncoder
 
 __all__ = ["CHUNKS", "QUERIES", "SHARDS", "WIDE", "Searched", "searched", "single_precision"]
 
-CHUNKS, SHARDS, QUERIES, WIDE = 200_000, 8, 1000, 1000
+CHUNKS = 200_000
+SHARDS = 8
+QUERIES = 1000
+WIDE = 1000
 _WORDS, _LENGTH, _DIM = 20_000, 16, 128
 _FROM_CHUNK, _OWN = 10, 4
 

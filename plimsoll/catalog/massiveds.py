@@ -232,10 +232,9 @@ def _leak(planted: bool) -> Compute:
         for seed in context.seeds:
             world = real.world_of(seed)
             store, wide, stands = real.searched(seed, _LEAKED if planted else 0.0)
-            leaks = frozenset(i for i, one in enumerate(store.ids) if one.startswith("quiz"))
             small = real.models(real.SMALL, seed)[-1]
             kept = draws(store.ids, seed) < _LEAK_FRACTION
-            kept[list(leaks)] = True  # a leak is not subsampled away: it is in every store
+            kept |= [one.startswith("quiz") for one in store.ids]  # every store has the leaks
             hits = Hits(
                 chunks=np.where(kept[wide.chunks], wide.chunks, -1),
                 scores=wide.scores,
@@ -245,11 +244,16 @@ def _leak(planted: bool) -> Compute:
             for rule in (None, Decontaminate(held_out=world.quiz)):
                 found = postprocess(hits, store, dedupe=stands, decontaminate=rule, k=_K)
                 accuracy.append(100 * real.score(small, world, store, found.chunks).accuracy)
-                shown.append(sum(bool(leaks & set(row)) for row in found.chunks))
+                shown.append(
+                    sum(
+                        f"quiz{person}#0" in {store.ids[c] for c in row}
+                        for person, row in enumerate(found.chunks)
+                    )
+                )
             values.append(accuracy[0] - accuracy[1])
             lines.append(
-                f"{accuracy[0]:.1f} % with {shown[0]} leaks shown, {accuracy[1]:.1f} % with "
-                f"{shown[1]}"
+                f"{accuracy[0]:.1f} % with {shown[0]} items shown to their question, "
+                f"{accuracy[1]:.1f} % with {shown[1]}"
             )
         return Measured(
             value=min(values) if planted else max(values),

@@ -17,7 +17,11 @@ SAMPLES = {
     "farseer": dict(FARSEER_PUBLISHED),
     "parscale": {"E": 0.6912, "A": 0.01131, "alpha": 0.1894, "k": 0.3935},
     "power-streams": {"E": 0.6912, "A": 0.01131, "alpha": 0.1894, "k": 0.2},
-}
+    "datastore": {
+        "E": 0.4, "A": 300.0, "B": 300.0, "C": 0.9,
+        "alpha": 0.33, "beta": 0.29, "gamma": 0.2, "S0": 1e8,
+    },
+}  # fmt: skip
 
 
 def points(seed, count=20):
@@ -26,6 +30,7 @@ def points(seed, count=20):
         "params": np.exp(rng.uniform(17, 23, count)),
         "tokens": np.exp(rng.uniform(20, 27, count)),
         "streams": rng.integers(1, 9, count).astype(float),
+        "datastore": np.append(0.0, np.exp(rng.uniform(15, 27, count - 1))),
     }
 
 

@@ -336,8 +336,8 @@ def _envelope(largest: float) -> Compute:
         alone = [losses[(flops <= 1.01 * flops[at]) & (fractions == 0)].min() for at in best]
         return Measured(
             value=float((fractions[best] > 0).mean()),
-            detail=f"{len(cells)} settings, means of {len(next(iter(cells.values())))} seeds, budgets "
-            f"from {flops.min():.2g} to {flops.max():.2g} FLOPs; least loss with a store "
+            detail=f"{len(cells)} settings, means of {len(next(iter(cells.values())))} seeds, "
+            f"budgets from {flops.min():.2g} to {flops.max():.2g} FLOPs; least loss with a store "
             + " ".join(f"{losses[at]:.2f}" for at in best)
             + ", alone "
             + " ".join(f"{one:.2f}" for one in alone),

@@ -190,10 +190,12 @@ def show_law(name: str) -> LawCardAnswer:
 
 
 def spend_command(law: str, inputs: Sequence[str], *limits: str) -> str:
-    """What to ask of a law next: the split of compute within ``limits`` (options), or streams
-    against parameters."""
+    """What to ask of a law next: the split of compute within ``limits`` (options), streams
+    against parameters, or a datastore against both."""
     if "streams" in inputs:
         return command("laws", "streams", "1.6B", "--on", "A100-SXM-80", "--law", law)
+    if "datastore" in inputs:
+        return command("laws", "datastore", law, "--flops", "1e22")
     return command("laws", "allocate", "--flops", "1e22", "--law", law, *limits)
 
 

@@ -17,6 +17,7 @@ from plimsoll.catalog.infinite_llm import SYSTEM as INFINITE_LLM
 from plimsoll.catalog.kinetics import SYSTEM as KINETICS
 from plimsoll.catalog.llumnix import SYSTEM as LLUMNIX
 from plimsoll.catalog.long_context_peak import SYSTEM as LONG_CONTEXT_PEAK
+from plimsoll.catalog.massiveds import SYSTEM as MASSIVEDS
 from plimsoll.catalog.nanoflow import SYSTEM as NANOFLOW
 from plimsoll.catalog.parscale import SYSTEM as PARSCALE
 from plimsoll.catalog.step_law import SYSTEM as STEP_LAW
@@ -46,6 +47,7 @@ SYSTEMS: dict[str, System] = {
         DENSING_LAW,
         DATA_FILTERING,
         DATA_PRUNING,
+        MASSIVEDS,
         TTSPM,
     )
 }

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
+from plimsoll.cli.laws_datastore import datastore as weigh_datastore
 from plimsoll.cli.laws_density import density
 from plimsoll.cli.laws_filter import filter_data
 from plimsoll.cli.laws_hyper import hyper
@@ -97,6 +98,7 @@ def predict(
     tokens: Annotated[str | None, Option(help="Training tokens, as in 2T.")] = None,
     streams: Annotated[str | None, Option(help="Parallel streams.")] = None,
     unique: Annotated[str | None, Option(help="Different tokens among those of training.")] = None,
+    datastore: Annotated[str | None, Option(help="Tokens to retrieve from.")] = None,
     level: Annotated[float, Option(help="Of the interval: 0.5, 0.8, 0.9 or 0.95.")] = 0.9,
     json: Json = False,
     report: ReportFile = None,
@@ -108,7 +110,13 @@ def predict(
 
     check_writable(report)
     check_folder(figures)
-    given = {"params": params, "tokens": tokens, "streams": streams, "unique": unique}
+    given = {
+        "params": params,
+        "tokens": tokens,
+        "streams": streams,
+        "unique": unique,
+        "datastore": datastore,
+    }
     inputs = {k: tokens_of(v, f"--{k}") for k, v in given.items() if v is not None}
     emit(predict_loss(law, inputs, level=level), json=json, html=report, figures=figures)
 
@@ -175,3 +183,4 @@ laws_app.command()(hyper)
 laws_app.command()(density)
 laws_app.command("filter")(filter_data)
 laws_app.command()(streams)
+laws_app.command("datastore")(weigh_datastore)

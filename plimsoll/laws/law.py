@@ -15,7 +15,7 @@ from pydantic import Field
 from plimsoll.laws.fit import Fit, form_of
 from plimsoll.laws.forms import FORMS
 from plimsoll.laws.forms.chinchilla import CHINCHILLA_PUBLISHED, CHINCHILLA_REFIT
-from plimsoll.laws.forms.contract import Floats, LossForm
+from plimsoll.laws.forms.contract import MAY_BE_ZERO, Floats, LossForm
 from plimsoll.laws.forms.farseer import FARSEER_PUBLISHED
 from plimsoll.laws.forms.kaplan import KAPLAN_PUBLISHED
 from plimsoll.laws.forms.parscale import PARSCALE_PILE, PARSCALE_STACK
@@ -55,7 +55,7 @@ class SavedLaw:
     kind: Literal["law"] = "law"
     form: str
     parameters: dict[str, float]
-    box: dict[str, tuple[Positive, Positive]]
+    box: dict[str, tuple[Annotated[float, Field(ge=0)], Positive]]
     unit: Unit = "nats"
     rmse: Annotated[float, Field(ge=0)] | None = None
     points: Annotated[int, Field(ge=0)] = 0
@@ -100,7 +100,7 @@ def _loaded(path: Path) -> Law:
     theta, *draws = (_coordinates(path, form, named) for named in (file.parameters, *file.draws))
     for name in form.inputs:
         low, high = file.box.get(name, (1.0, 0.0))
-        if low > high:
+        if low > high or (low == 0 and name not in MAY_BE_ZERO):
             raise SpecError(f"{path}: box.{name} is missing or not from low to high")
     return Law(
         name=str(path),
@@ -144,6 +144,7 @@ def _published(
     points: int,
     source: str,
     unique: tuple[float, float] | None = None,
+    unit: Unit = "nats",
 ) -> Law:
     found = form_of(form)
     return Law(
@@ -152,7 +153,7 @@ def _published(
         theta=found.coordinates_of(parameters),
         box={"params": params, "tokens": tokens, **({"unique": unique} if unique else {})},
         rmse=None,
-        unit="nats",
+        unit=unit,
         points=points,
         source=source,
     )
@@ -210,6 +211,7 @@ PUBLISHED: dict[str, Law] = {
             (1e9, 5.12e11),
             404,
             "arXiv 2506.10972; bits a character of English text, sizes without embeddings",
+            unit="bits",
         ),
         _published(
             "repeats",

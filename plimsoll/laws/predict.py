@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from plimsoll.laws.forms.contract import MAY_BE_ZERO
 from plimsoll.laws.law import Law
 from plimsoll.spec.errors import SpecError
 
@@ -55,7 +56,7 @@ def predict(law: Law, inputs: Mapping[str, float], *, level: float = 0.9) -> Pre
         value = inputs.get(name)
         if value is None:
             raise SpecError(f"{name} is missing; {needs}")
-        if not np.isfinite(value) or value <= 0:
+        if not np.isfinite(value) or value < 0 or (value == 0 and name not in MAY_BE_ZERO):
             raise SpecError(f"{name} is {value:g}; {needs}")
     if level not in _Z:
         raise SpecError(f"level {level:g}; expected one of {', '.join(map(str, _Z))}")

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from plimsoll.laws.forms.contract import Floats
+from plimsoll.laws.forms.contract import MAY_BE_ZERO, Floats
 from plimsoll.laws.plausible import Unit, check_counts, unit_of
 from plimsoll.spec.csv_records import read_records
 from plimsoll.spec.errors import SpecError
@@ -54,7 +54,7 @@ class LossTable:
         for name, values in (*self.columns.items(), ("loss", self.loss)):
             if len(values) != len(self.loss):
                 raise SpecError(f"{self.name}: {len(values)} of {name}, {len(self.loss)} of loss")
-            bad = ~(np.isfinite(values) & (values > 0))
+            bad = ~(np.isfinite(values) & ((values > 0) | (name in MAY_BE_ZERO) & (values == 0)))
             if bad.any():
                 where = int(np.flatnonzero(bad)[0])
                 raise SpecError(

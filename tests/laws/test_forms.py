@@ -20,7 +20,11 @@ SAMPLES = {
     "power-streams": {"E": 0.6912, "A": 0.01131, "alpha": 0.1894, "k": 0.2},
     "repeats-tokens": {k: v for k, v in REPEATS_PUBLISHED.items() if k != "R_N"},
     "repeats": dict(REPEATS_PUBLISHED),
-}
+    "datastore": {
+        "E": 0.4, "A": 300.0, "B": 300.0, "C": 0.9,
+        "alpha": 0.33, "beta": 0.29, "gamma": 0.2, "S0": 1e8,
+    },
+}  # fmt: skip
 
 
 def points(seed, count=20):
@@ -30,6 +34,7 @@ def points(seed, count=20):
         "tokens": np.exp(rng.uniform(20, 27, count)),
         "streams": rng.integers(1, 9, count).astype(float),
         "unique": np.exp(rng.uniform(18, 27, count)),
+        "datastore": np.append(0.0, np.exp(rng.uniform(15, 27, count - 1))),
     }
 
 

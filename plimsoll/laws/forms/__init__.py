@@ -2,6 +2,7 @@
 
 from plimsoll.laws.forms.chinchilla import Chinchilla, ChinchillaQ
 from plimsoll.laws.forms.contract import Coordinate, Floats, Inputs, LossForm
+from plimsoll.laws.forms.datastore import DatastoreTerm
 from plimsoll.laws.forms.farseer import Farseer
 from plimsoll.laws.forms.kaplan import Kaplan
 from plimsoll.laws.forms.parscale import ParScale, PowerStreams
@@ -12,6 +13,7 @@ __all__ = [
     "Chinchilla",
     "ChinchillaQ",
     "Coordinate",
+    "DatastoreTerm",
     "Farseer",
     "Floats",
     "Inputs",
@@ -34,6 +36,7 @@ FORMS: dict[str, LossForm] = {
         PowerStreams(),
         RepeatedData(),
         RepeatedDataAndSize(),
+        DatastoreTerm(),
     )
 }
 """By name, as ``plimsoll laws fit --form`` has them."""

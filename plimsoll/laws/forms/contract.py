@@ -13,11 +13,14 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Coordinate", "Floats", "Inputs", "LossForm", "grid"]
+__all__ = ["MAY_BE_ZERO", "Coordinate", "Floats", "Inputs", "LossForm", "grid"]
 
 Floats = npt.NDArray[np.float64]
 Inputs = Mapping[str, Floats]
 """Columns by name, one value a point: ``params``, ``tokens``, ``streams``, …"""
+
+MAY_BE_ZERO = frozenset({"datastore"})
+"""Inputs that a run may do without; all others are above zero."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -51,8 +51,8 @@ def log_worth(log_rate: Floats, log_repeats: Floats) -> tuple[Floats, Floats, Fl
     return np.log(worth), by_rate, np.where(log_repeats > 0, by_repeats, 1.0)
 
 
-def _rate(name: str, meaning: str) -> Coordinate:
-    return Coordinate(name=f"ln {name}", low=-2.0, high=7.0, meaning=meaning)
+def _rate(name: str, meaning: str, unit: str) -> Coordinate:
+    return Coordinate(name=f"ln {name}", low=-2.0, high=7.0, meaning=meaning, unit=unit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class RepeatedData:
     @property
     def coordinates(self) -> tuple[Coordinate, ...]:
         """(ln E, ln A, ln B, alpha, beta, ln R_D)."""
-        return (*Chinchilla().coordinates, _rate("R_D", "ln of the repeats that fade by 1/e"))
+        return (*Chinchilla().coordinates, _rate("R_D", "repeats that fade by 1/e", "epochs"))
 
     def log_loss(self, theta: Floats, x: Inputs) -> Floats:
         """See ``LossForm``."""
@@ -139,7 +139,10 @@ class RepeatedDataAndSize:
     @property
     def coordinates(self) -> tuple[Coordinate, ...]:
         """(ln E, ln A, ln B, alpha, beta, ln R_D, ln R_N)."""
-        return (*RepeatedData().coordinates, _rate("R_N", "the same of surplus parameters"))
+        return (
+            *RepeatedData().coordinates,
+            _rate("R_N", "the same of surplus parameters", "times"),
+        )
 
     def log_loss(self, theta: Floats, x: Inputs) -> Floats:
         """See ``LossForm``."""

@@ -51,7 +51,10 @@ def predict(law: Law, inputs: Mapping[str, float], *, level: float = 0.9) -> Pre
     Raises:
         SpecError: an input is missing or not positive, or the level is not one of those known.
     """
-    needs = f"{law.form.name} needs {' and '.join(law.form.inputs)}, each above zero"
+    *first, last = law.form.inputs
+    needs = f"{law.form.name} needs {', '.join(first)} and {last}, each above zero"
+    if last in MAY_BE_ZERO:
+        needs = f"{law.form.name} needs {', '.join(first)}, each above zero, and {last} or 0"
     for name in law.form.inputs:
         value = inputs.get(name)
         if value is None:

@@ -102,7 +102,7 @@ def test_allocate_and_predict_with_a_law_of_streams():
     data = json.loads(found.out)
     assert data["low"] < data["loss"] < data["high"]
     missing = plimsoll("laws", "predict", "--law", "parscale-stack", "--params", "1.6B")
-    assert missing.code == 2 and "streams is None" in missing.err
+    assert missing.code == 2 and "streams is missing" in missing.err
 
 
 def test_options_read_numbers_and_lengths():

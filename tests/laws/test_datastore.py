@@ -91,7 +91,7 @@ def test_a_law_goes_into_a_file_and_back_with_runs_that_had_no_store(tmp_path):
     assert predict(again, point).loss == pytest.approx(predict(law, point).loss, rel=1e-9)
     assert not predict(again, point).outside
     assert predict(again, {**point, "datastore": 1e11}).outside == {"datastore": 10.0}
-    with pytest.raises(SpecError, match="datastore is None"):
+    with pytest.raises(SpecError, match="datastore is missing"):
         predict(again, {"params": 1e8, "tokens": 1e10})
     bad = replace(saved(law), box={**law.box, "params": (0.0, 1e8)})
     write(bad, tmp_path / "bad.yaml")

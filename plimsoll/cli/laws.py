@@ -1,4 +1,5 @@
-"""The verbs of ``laws``: list, fit, compare, predict, allocate, advise."""
+"""The verbs of ``laws``: list, fit, compare, predict, allocate, advise; others have files of
+their own."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,6 +7,8 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
+from plimsoll.cli.laws_saturate import saturate
+from plimsoll.cli.laws_testtime import testtime
 from plimsoll.cli.options import Json, ReportFile, Seed
 
 __all__ = ["laws_app"]
@@ -13,6 +16,9 @@ __all__ = ["laws_app"]
 laws_app = typer.Typer(
     help="Scaling laws: list, fit, predict, split a budget.", no_args_is_help=True
 )
+
+laws_app.command()(testtime)
+laws_app.command()(saturate)
 
 Runs = Annotated[Path, Argument(help="CSV with a row a training run.")]
 Columns = Annotated[str, Option(help="Headers of the inputs, as in params=N,tokens=D_b*1e9.")]

@@ -291,9 +291,12 @@ def saturate(
     stop_after = None
     if isinstance(model, TTSPM | BetaTTSPM) and not grades.rounds:
         stop_after = _give_up(model, price / value if value else epsilon)
+        when = f"{price / value if value else epsilon:.3g}"
         notes.append(
-            "give up: when the next sample of this question is right with less than "
-            f"{price / value if value else epsilon:.3g}, as far as its own wrong ones tell"
+            f"never give a question up: its next sample stays right with more than {when}"
+            if stop_after is None
+            else "give up: when the next sample of this question is right with less than "
+            f"{when}, as far as its own wrong ones tell"
         )
     saturates = None if model is None else model.saturation(epsilon)
     if saturates is not None and saturates > 4 * grades.right.shape[1]:

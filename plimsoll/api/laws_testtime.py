@@ -107,7 +107,7 @@ class TestTimeAnswer:
             return command(*words, f"{amount:.6g}{kind}", "--select", "majority")
         above = [one for one in self.best if one.accuracy > self.chosen.accuracy]
         if above:
-            amount = 1.001 * self.price.cost(above[0], kind)
+            amount = 1.01 * self.price.cost(above[0], kind)
         more = ["--select", self.select] if self.select == "majority" else []
         return command(*words, f"{amount:.3g}{kind}", *more)
 

@@ -17,9 +17,6 @@ laws_app = typer.Typer(
     help="Scaling laws: list, fit, predict, split a budget.", no_args_is_help=True
 )
 
-laws_app.command()(testtime)
-laws_app.command()(saturate)
-
 Runs = Annotated[Path, Argument(help="CSV with a row a training run.")]
 Columns = Annotated[str, Option(help="Headers of the inputs, as in params=N,tokens=D_b*1e9.")]
 Loss = Annotated[str, Option(help="Header of the loss.")]
@@ -140,3 +137,7 @@ def advise(
         serve_tokens=tokens_of(serve, "--serve") if serve else 0.0,
     )
     emit(answer, json=json, html=report)
+
+
+laws_app.command()(testtime)
+laws_app.command()(saturate)

@@ -233,9 +233,10 @@ def _even(counts: Mapping[str, int], what: str) -> tuple[int, tuple[str, ...]]:
     if not more:
         return least, ()
     which = next(question for question, count in counts.items() if count == least)
+    first = "first" if least == 1 else f"first {least}"
     return least, (
-        f"question {which} has {least} {what} and {more} of {len(counts)} questions more; the "
-        f"first {least} of each are used",
+        f"question {which} has only {least}; the {first} of each count, as {more} of "
+        f"{len(counts)} questions have more {what}",
     )
 
 

@@ -20,7 +20,7 @@ def saturate(
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
-    """How many samples or rounds of thinking again are worth it, from a pilot."""
+    """When more samples or rounds stop paying, from a pilot."""
     import sys
     from dataclasses import replace
 

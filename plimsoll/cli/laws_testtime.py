@@ -22,7 +22,7 @@ def testtime(
     json: Json = False,
     report: ReportFile = None,
 ) -> None:
-    """Model, samples and tokens to buy at test time, from graded generations."""
+    """What to buy at test time, from graded generations."""
     import sys
     from dataclasses import replace
 

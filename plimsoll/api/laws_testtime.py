@@ -52,14 +52,28 @@ class TestTimeAnswer:
         rows = [("chosen", one), ("by FLOPs alone", self.by_flops)]
         compared = Table(
             title="The same accuracy, chosen by FLOPs alone",
-            columns=("", "choice", "FLOPs", "FLOPs + traffic", "latency" if kind == "s" else kind),
+            columns=(
+                "",
+                "n x model, tokens",
+                "FLOPs",
+                "eFLOPs",
+                *([] if kind == "eFLOPs" else [_cost_title(kind)]),
+            ),
             rows=tuple(
                 (
                     name,
                     _short(c),
                     f"{c.flops:.3g}",
                     f"{price.eflops(c):.3g}",
-                    _amount(Budget(kind=kind, amount=price.cost(c, kind))).removesuffix(f" {kind}"),
+                    *(
+                        []
+                        if kind == "eFLOPs"
+                        else [
+                            _amount(Budget(kind=kind, amount=price.cost(c, kind))).removesuffix(
+                                " usd"
+                            )
+                        ]
+                    ),
                 )
                 for name, c in rows
             ),
@@ -218,12 +232,16 @@ _COLUMNS = ("model", "n", "tokens", "KV", "accuracy", "eFLOPs", "usd", "latency"
 def _text(one: Choice) -> str:
     times = "1 sample" if one.trials == 1 else f"{one.trials} samples"
     kv = "" if one.kv_budget is None else f", reading {one.kv_budget:,} positions a step"
-    return f"{times} of {one.model} within {one.limit:,.0f} tokens{kv}"
+    return f"{times} of {one.model} within {one.limit:,.0f}{kv}"
+
+
+def _cost_title(kind: str) -> str:
+    return "latency" if kind == "s" else kind
 
 
 def _short(one: Choice) -> str:
     kv = "" if one.kv_budget is None else f", KV {one.kv_budget:,}"
-    return f"{one.trials} x {one.model}, {one.limit:,.0f} tokens{kv}"
+    return f"{one.trials} x {one.model}, {one.limit:,.0f}{kv}"
 
 
 def _amount(budget: Budget) -> str:

@@ -57,6 +57,13 @@ def read_grades(path: Path) -> Grades:
         path, required=("question", "correct"), expected="a table of graded samples"
     )
     rounds = "round" in header
+    if "model" in header:
+        models = {record.cells[header.index("model")].strip() for record in records}
+        if len(models) > 1:
+            raise SpecError(
+                f"{path}: {len(models)} models ({', '.join(sorted(models)[:3])}); expected the "
+                "samples of one, so keep its rows alone"
+            )
     found: dict[tuple[str, str], list[tuple[float, float, int]]] = {}
     for record in records:
         cells = _cells(header, record)

@@ -110,6 +110,7 @@ def test_grades_are_samples_or_rounds(tmp_path):
         ("question,round,correct\na,1,1\na,3,1\n", "line 3: round 3 of question a; expected 2"),
         ("question,round,correct\na,1,1\na,1,0\n", "expected 2: every round once"),
         ("item,correct\na,1\n", "column question missing"),
+        ("question,model,correct\na,m,1\na,n,0\n", r"2 models \(m, n\); expected the samples"),
     ],
 )
 def test_bad_grades_are_one_clear_sentence(tmp_path, text, why):

@@ -1,0 +1,211 @@
+"""A tiny model that computes long sums in scratch, read densely or by block top-k at equal cost.
+
+A problem has up to ``_LINES`` lines of four digits below 5, in shuffled order; every digit is a
+token that also names its line and place, and the last digit of the last line is marked. After the
+prompt the model writes the running total modulo 5 after each digit, in the order of the lines, one
+token a step, and the last as its answer: each step needs the token before it and one digit
+somewhere in the prompt. The cost of a generation therefore grows with the square of the number of
+digits if all is read, and with the number itself if a step reads two blocks of four.
+A decoder of two layers is trained on whole problems with dense attention; nothing in training
+knows of blocks. Tables of tokens start as sums of what their parts stand for, which shortens
+training; a line is a block of its own. Both are settings that suit block top-k, not the paper's.
+Graded are generations without sampling; costs are ``cost/testtime.py``'s for this shape.
+"""
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from plimsoll.cost.testtime import DecodeShape
+from plimsoll.laws.testtime import Traces
+from plimsoll.models.block_topk import BlockTopK
+from plimsoll.models.context import FullContext
+from plimsoll.models.decoder_stack import parameter_count
+from plimsoll.models.llama import Qwen2
+
+__all__ = ["BLOCK", "DIGITS", "Setting", "dense_gap", "generations", "trained"]
+
+BLOCK = 4
+"""Digits a line, and positions a block."""
+_LINES = 12
+_BASE = 5
+DIGITS = BLOCK * _LINES
+"""Of the longest problem."""
+_GO = DIGITS * 2 * _BASE
+_SCRATCH = _GO + 1
+_ANSWER = _SCRATCH + DIGITS * _BASE
+_VOCAB = _ANSWER + _BASE
+_HIDDEN, _HEADS, _HEAD, _LAYERS = 64, 2, 32, 2
+_TOKENS_A_BATCH = 1024
+_STEPS = 1200
+_LR = 3e-3
+_CONFIG = {
+    "vocab_size": _VOCAB,
+    "hidden_size": _HIDDEN,
+    "intermediate_size": 2 * _HIDDEN,
+    "num_hidden_layers": _LAYERS,
+    "num_attention_heads": _HEADS,
+    "num_key_value_heads": _HEADS,
+    "head_dim": _HEAD,
+    "max_position_embeddings": 1024,
+    "rope_theta": 1e4,
+    "tie_word_embeddings": False,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """How the cache is read: ``budget`` positions a step, None for all; ``blind`` picks blocks at
+    random."""
+
+    budget: int | None = None
+    blind: bool = False
+
+
+def _problems(num: int, lines: int, gen: torch.Generator) -> tuple[Tensor, Tensor]:
+    """(prompts [n, 4·lines + 1], what is to be written [n, 4·lines])."""
+    digits = torch.randint(0, _BASE, (num, BLOCK * lines), generator=gen)
+    places = torch.arange(BLOCK * lines)
+    total = digits.cumsum(dim=1) % _BASE
+    last = (places == places[-1]).long()
+    words = (places * 2 + last) * _BASE + digits
+    order = torch.rand(num, lines, generator=gen).argsort(dim=1)[:, :, None]
+    shuffled = words.view(num, lines, BLOCK).gather(1, order.expand(-1, -1, BLOCK)).flatten(1)
+    prompt = torch.cat([shuffled, torch.full((num, 1), _GO)], dim=1)
+    written = _SCRATCH + places * _BASE + total
+    written[:, -1] = _ANSWER + total[:, -1]
+    return prompt, written
+
+
+def _table(gen: torch.Generator) -> Tensor:
+    """[V, C] rows that are sums of directions of line, place, digit or total, and kind."""
+    lines, places, digits, totals, kinds = (
+        torch.randn(count, _HIDDEN, generator=gen) for count in (_LINES, BLOCK, _BASE, _BASE, 5)
+    )
+    where = torch.arange(DIGITS)
+    named = lines[where // BLOCK] + places[where % BLOCK]
+    given = named[:, None, None] + kinds[:2, None] + digits
+    scratch = named[:, None] + kinds[3] + totals
+    parts = (given.flatten(0, 2), 2 * kinds[2:3], scratch.flatten(0, 1), totals + kinds[4])
+    return torch.cat(parts) / 2
+
+
+def _fresh(gen: torch.Generator) -> Qwen2:
+    model = Qwen2(_CONFIG)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.dim() == 2 and "layers." in name:
+                weight.normal_(0, weight.shape[1] ** -0.5, generator=gen)
+        model.embed_tokens.weight.copy_(_table(gen))
+        assert model.lm_head is not None
+        model.lm_head.weight.copy_(_table(gen) * _HIDDEN**-0.5)
+    return model
+
+
+@functools.cache
+def trained(seed: int) -> Qwen2:
+    """A model; kept, since several checks ask."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # such small products are slower on more
+    try:
+        return _trained(seed)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _trained(seed: int) -> Qwen2:
+    gen = torch.Generator().manual_seed(seed)
+    model = _fresh(gen)
+    adam = torch.optim.Adam(model.parameters(), lr=_LR, betas=(0.9, 0.98))
+    for step in range(1, _STEPS + 1):
+        done = step / _STEPS
+        falling = 1.0 if done < 0.5 else (1 - done) / 0.5 + 0.02
+        for group in adam.param_groups:
+            group["lr"] = _LR * min(1.0, step / 50) * falling
+        longest = min(_LINES, int(2 + (_LINES - 2) * min(1.0, done / 0.25)))
+        lines = int(torch.randint(1, longest + 1, (1,), generator=gen))
+        if float(torch.rand(1, generator=gen)) < 0.7:
+            lines = longest
+        num = min(96, _TOKENS_A_BATCH // (BLOCK * lines))
+        prompt, written = _problems(num, lines, gen)
+        tokens = torch.cat([prompt, written[:, :-1]], dim=1)
+        context = FullContext(*tokens.shape)
+        hidden = model(tokens.flatten(), context.positions(), context)
+        hidden = hidden.view(*tokens.shape, -1)[:, prompt.shape[1] - 1 :]
+        losses = cross_entropy(
+            model.logits(hidden.flatten(0, 1)), written.flatten(), reduction="none"
+        ).view_as(written)
+        loss = (losses.sum() + 2 * losses[:, -1].sum()) / (num * (BLOCK * lines + 2))
+        adam.zero_grad()
+        torch.autograd.backward(loss)
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        adam.step()
+    return model.eval()
+
+
+def shape_of(model: nn.Module) -> DecodeShape:
+    """What a step of it costs."""
+    width = float(_LAYERS * _HEADS * _HEAD)
+    params = float(parameter_count(model))
+    return DecodeShape(
+        name="tiny", params=params, total_params=params, kv_width=width, query_width=width
+    )
+
+
+@torch.inference_mode()
+def generations(model: Qwen2, setting: Setting, *, each: int, seed: int) -> Traces:
+    """``each`` problems of every number of lines, written without sampling; one that does not
+    answer is cut after as many tokens as the longest problem needs."""
+    gen = torch.Generator().manual_seed(seed)
+    blind = torch.Generator().manual_seed(seed + 1) if setting.blind else None
+    prompts, lengths, right, cut = [], [], [], []
+    for lines in range(1, _LINES + 1):
+        tokens, written = _problems(each, lines, gen)
+        prompts += [tokens.shape[1]] * each
+        context = BlockTopK(each, budget=setting.budget, block=BLOCK, blind=blind)
+        ended = torch.full((each,), DIGITS + 1)
+        said = torch.full((each,), -1)
+        for step in range(1, DIGITS + 1):
+            hidden = model(tokens.flatten(), context.begin(tokens.shape[1]), context)
+            latest = hidden.view(*tokens.shape, -1)[:, -1]
+            tokens = model.logits(latest).argmax(dim=-1, keepdim=True)
+            now = (tokens[:, 0] >= _ANSWER) & (ended > DIGITS)
+            ended[now], said[now] = step, tokens[now, 0]
+            if (ended <= DIGITS).all():
+                break
+        lengths += ended.clamp(max=DIGITS).tolist()
+        right += (said == written[:, -1]).tolist()
+        cut += (ended > DIGITS).tolist()
+    return Traces(
+        shape=shape_of(model),
+        prompt_tokens=np.array(prompts, dtype=float),
+        lengths=np.array(lengths, dtype=float)[:, None],
+        right=np.array(right)[:, None],
+        truncated=np.array(cut)[:, None],
+        kv_budget=setting.budget,
+        block=BLOCK if setting.budget else 0,
+    )
+
+
+@torch.inference_mode()
+def dense_gap(model: Qwen2, *, budget: int, seed: int) -> float:
+    """Largest difference of a score by block top-k from dense attention on the longest problems,
+    as a share of the largest score."""
+    gen = torch.Generator().manual_seed(seed)
+    prompt, written = _problems(8, _LINES, gen)
+    tokens = torch.cat([prompt, written[:, :-1]], dim=1)
+    full = FullContext(*tokens.shape)
+    dense = model.logits(model(tokens.flatten(), full.positions(), full))
+    context = BlockTopK(len(tokens), budget=budget, block=BLOCK)
+    first = prompt.shape[1]
+    parts = [tokens[:, :first], *tokens[:, first:].split(1, dim=1)]
+    steps = [
+        model(part.flatten(), context.begin(part.shape[1]), context).view(*part.shape, -1)
+        for part in parts
+    ]
+    sparse = model.logits(torch.cat(steps, dim=1).flatten(0, 1))
+    return float((sparse - dense).abs().max() / dense.abs().max())

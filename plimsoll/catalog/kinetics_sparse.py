@@ -27,7 +27,7 @@ from plimsoll.models.context import FullContext
 from plimsoll.models.decoder_stack import parameter_count
 from plimsoll.models.llama import Qwen2
 
-__all__ = ["BLOCK", "DIGITS", "Setting", "dense_gap", "generations", "trained"]
+__all__ = ["BLOCK", "DIGITS", "Setting", "dense_gap", "fresh", "generations", "problems", "trained"]
 
 BLOCK = 4
 """Digits a line, and positions a block."""
@@ -66,7 +66,7 @@ class Setting:
     blind: bool = False
 
 
-def _problems(num: int, lines: int, gen: torch.Generator) -> tuple[Tensor, Tensor]:
+def problems(num: int, lines: int, gen: torch.Generator) -> tuple[Tensor, Tensor]:
     """(prompts [n, 4·lines + 1], what is to be written [n, 4·lines])."""
     digits = torch.randint(0, _BASE, (num, BLOCK * lines), generator=gen)
     places = torch.arange(BLOCK * lines)
@@ -81,28 +81,34 @@ def _problems(num: int, lines: int, gen: torch.Generator) -> tuple[Tensor, Tenso
     return prompt, written
 
 
-def _table(gen: torch.Generator) -> Tensor:
-    """[V, C] rows that are sums of directions of line, place, digit or total, and kind."""
+def _tables(gen: torch.Generator) -> tuple[Tensor, Tensor]:
+    """[V, C] rows of the input and of the head: sums of directions of line, place, digit or total,
+    and kind. A written total stands, as input, for the place to be read next."""
     lines, places, digits, totals, kinds = (
         torch.randn(count, _HIDDEN, generator=gen) for count in (_LINES, BLOCK, _BASE, _BASE, 5)
     )
     where = torch.arange(DIGITS)
     named = lines[where // BLOCK] + places[where % BLOCK]
-    given = named[:, None, None] + kinds[:2, None] + digits
-    scratch = named[:, None] + kinds[3] + totals
-    parts = (given.flatten(0, 2), 2 * kinds[2:3], scratch.flatten(0, 1), totals + kinds[4])
-    return torch.cat(parts) / 2
+    given = (named[:, None, None] + kinds[:2, None] + digits).flatten(0, 2)
+    ends = kinds[4] + totals
+    read_next = (named.roll(-1, dims=0)[:, None] + kinds[3] + totals).flatten(0, 1)
+    read = (named[:, None] + kinds[3] + totals).flatten(0, 1)
+    start = (named[0] + kinds[3] + totals[0])[None]
+    inputs, head = torch.cat([given, start, read_next, ends]), torch.cat([given, start, read, ends])
+    return inputs / 2, head / 2 * _HIDDEN**-0.5
 
 
-def _fresh(gen: torch.Generator) -> Qwen2:
+def fresh(gen: torch.Generator) -> Qwen2:
+    """A model before training."""
     model = Qwen2(_CONFIG)
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if weight.dim() == 2 and "layers." in name:
                 weight.normal_(0, weight.shape[1] ** -0.5, generator=gen)
-        model.embed_tokens.weight.copy_(_table(gen))
+        inputs, head = _tables(gen)
+        model.embed_tokens.weight.copy_(inputs)
         assert model.lm_head is not None
-        model.lm_head.weight.copy_(_table(gen) * _HIDDEN**-0.5)
+        model.lm_head.weight.copy_(head)
     return model
 
 
@@ -119,7 +125,7 @@ def trained(seed: int) -> Qwen2:
 
 def _trained(seed: int) -> Qwen2:
     gen = torch.Generator().manual_seed(seed)
-    model = _fresh(gen)
+    model = fresh(gen)
     adam = torch.optim.Adam(model.parameters(), lr=_LR, betas=(0.9, 0.98))
     for step in range(1, _STEPS + 1):
         done = step / _STEPS
@@ -131,7 +137,7 @@ def _trained(seed: int) -> Qwen2:
         if float(torch.rand(1, generator=gen)) < 0.7:
             lines = longest
         num = min(96, _TOKENS_A_BATCH // (BLOCK * lines))
-        prompt, written = _problems(num, lines, gen)
+        prompt, written = problems(num, lines, gen)
         tokens = torch.cat([prompt, written[:, :-1]], dim=1)
         context = FullContext(*tokens.shape)
         hidden = model(tokens.flatten(), context.positions(), context)
@@ -164,7 +170,7 @@ def generations(model: Qwen2, setting: Setting, *, each: int, seed: int) -> Trac
     blind = torch.Generator().manual_seed(seed + 1) if setting.blind else None
     prompts, lengths, right, cut = [], [], [], []
     for lines in range(1, _LINES + 1):
-        tokens, written = _problems(each, lines, gen)
+        tokens, written = problems(each, lines, gen)
         prompts += [tokens.shape[1]] * each
         context = BlockTopK(each, budget=setting.budget, block=BLOCK, blind=blind)
         ended = torch.full((each,), DIGITS + 1)
@@ -196,7 +202,7 @@ def dense_gap(model: Qwen2, *, budget: int, seed: int) -> float:
     """Largest difference of a score by block top-k from dense attention on the longest problems,
     as a share of the largest score."""
     gen = torch.Generator().manual_seed(seed)
-    prompt, written = _problems(8, _LINES, gen)
+    prompt, written = problems(8, _LINES, gen)
     tokens = torch.cat([prompt, written[:, :-1]], dim=1)
     full = FullContext(*tokens.shape)
     dense = model.logits(model(tokens.flatten(), full.positions(), full))

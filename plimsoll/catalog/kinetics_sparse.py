@@ -2,14 +2,14 @@
 
 A problem has up to ``_LINES`` lines of four digits below 5, in shuffled order; every digit is a
 token that also names its line and place, and the last digit of the last line is marked. After the
-prompt the model writes the running total modulo 5 after each digit, in the order of the lines, one token a
-step, and the last as its answer: each step needs the token before it and one digit somewhere in
-the prompt. The cost of a generation therefore grows with the square of the number of digits if all
-is read, and nearly with the number itself if a step reads two blocks of four.
+prompt the model writes the running total modulo 5 after each digit, in the order of the lines, one
+token a step, and the last as its answer: each step needs the token before it and one digit
+somewhere in the prompt. The cost of a generation therefore grows with the square of the number of
+digits if all is read, and nearly with the number itself if a step reads two blocks of four.
 A decoder of two layers is trained on whole problems with dense attention; nothing in training
 knows of blocks. Tables of tokens start as sums of directions of what their parts stand for, so
-that sums are learned in seconds; a line is a block of its own, and problems need one of its lines
-a step. These settings suit block top-k and are ours, not the paper's.
+that sums are learned in half a minute; a line is a block of its own, and a step needs one of them.
+These settings suit block top-k and are ours, not the paper's.
 Graded are generations without sampling; costs are ``cost/testtime.py``'s for this shape.
 """
 

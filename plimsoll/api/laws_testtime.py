@@ -48,6 +48,7 @@ class TestTimeAnswer:
         number = Number(value=100 * one.accuracy, unit="%", origin=Origin.MEASURED)
         spent = price.cost(one, kind)
         ratio = price.cost(self.by_flops, kind) / spent
+        same = self.by_flops == one
         more = f"{ratio:.2f} times as much" if ratio > 1 else "no more"
         rows = [("chosen", one), ("by FLOPs alone", self.by_flops)]
         compared = Table(
@@ -107,9 +108,13 @@ class TestTimeAnswer:
                     note=f"a question; the budget is {_amount(self.budget)}",
                 ),
             ),
-            tables=(table, compared),
+            tables=(table,) if same else (table, compared),
             assumptions=self._assumptions(),
-            notes=(*self._advice(), *self.notes),
+            notes=(
+                *(["FLOPs alone choose the same at this accuracy"] if same else []),
+                *self._advice(),
+                *self.notes,
+            ),
             next_command=self._next(),
         )
 
@@ -232,7 +237,7 @@ _COLUMNS = ("model", "n", "tokens", "KV", "accuracy", "eFLOPs", "usd", "latency"
 def _text(one: Choice) -> str:
     times = "1 sample" if one.trials == 1 else f"{one.trials} samples"
     kv = "" if one.kv_budget is None else f", reading {one.kv_budget:,} positions a step"
-    return f"{times} of {one.model} within {one.limit:,.0f}{kv}"
+    return f"{times} of {one.model} within {one.limit:,.0f} tokens{kv}"
 
 
 def _cost_title(kind: str) -> str:

@@ -340,6 +340,11 @@ SYSTEM = System(
         "dearer than they look"
     ),
     claims=_CLAIMS,
-    rooms=("cost/testtime.py", "laws/testtime.py", "models/block_topk.py"),
+    rooms=(
+        "cost/testtime.py",
+        "laws/testtime.py",
+        "laws/testtime_price.py",
+        "models/block_topk.py",
+    ),
     checks=_CHECKS,
 )

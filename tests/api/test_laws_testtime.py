@@ -107,3 +107,14 @@ def test_unknown_models_and_other_kinds_of_state_are_named(tmp_path):
     path.write_text(head + "a,qwen3-4b,1,3,0,1\n")
     with pytest.raises(SpecError, match="no answers to vote with"):
         spend_test_time(path, on="H100-SXM", budget="1s", select="majority")
+
+
+def test_a_measured_kv_budget_is_offered_and_cheaper(traces):
+    head, *rows = traces.read_text().splitlines()
+    sparse = [f"{row},1024,16" for row in rows if "qwen3-4b" in row]
+    text = [f"{head},kv_budget,block", *(f"{row},," for row in rows), *sparse]
+    traces.write_text("\n".join(text) + "\n")
+    answer = spend_test_time(traces, on="H100-SXM", budget="0.0004usd")
+    assert answer.chosen.kv_budget == 1024, "equally accurate here, and read with less traffic"
+    assert "reading 1,024 positions a step" in answer.report().title
+    assert "KV" in answer.report().tables[0].columns

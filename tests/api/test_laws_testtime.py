@@ -118,3 +118,13 @@ def test_a_measured_kv_budget_is_offered_and_cheaper(traces):
     assert answer.chosen.kv_budget == 1024, "equally accurate here, and read with less traffic"
     assert "reading 1,024 positions a step" in answer.report().title
     assert "KV" in answer.report().tables[0].columns
+
+
+def test_exit_codes(traces):
+    words = ("laws", "testtime", str(traces), "--on", "H100-SXM", "--budget")
+    for budget, code, said in (("1e-9usd", 3, "infeasible: --budget"), ("5", 2, "is no budget")):
+        done = plimsoll(*words, budget)
+        assert done.code == code and done.out == "" and said in done.err
+    traces.write_text(traces.read_text().replace("qwen3-14b", "gemma-3-27b"))
+    done = plimsoll(*words, "1s")
+    assert done.code == 4 and "full attention only" in done.err and done.err.count("\n") == 1

@@ -17,7 +17,7 @@ from plimsoll.cost.testtime import B200_INTENSITY
 from plimsoll.laws.testtime import Choice, allocate, choices
 from plimsoll.spec.errors import InfeasibleError
 
-__all__ = ["SHARES", "Solved", "gap", "gain", "gain_with_all", "solved"]
+__all__ = ["SHARES", "Solved", "gain", "gain_with_all", "gap", "solved"]
 
 SHARES = (0.125, 0.25, 0.5, 1.0)
 """Budgets, of the cost of dense generations that are not cut."""

@@ -17,6 +17,7 @@ from plimsoll.catalog.contract import (
     Claim,
     Context,
     Measured,
+    Report,
     System,
     Within,
 )
@@ -169,6 +170,20 @@ def _decode_steps(value: str) -> Compute:
     return compute
 
 
+def _tiny(value: str, **options: bool) -> Compute:
+    """What ``kinetics_equal_cost`` measures."""
+
+    def compute(context: Context) -> Measured:
+        try:
+            from plimsoll.catalog import kinetics_equal_cost
+        except ImportError as error:
+            raise UnsupportedError(f"needs {error.name}; install plimsoll[torch]") from None
+        measured: Measured = getattr(kinetics_equal_cost, value)(context, **options)
+        return measured
+
+    return compute
+
+
 _CLAIMS = (
     Claim(
         id="overspend",
@@ -190,6 +205,10 @@ _CLAIMS = (
         id="sum",
         text="A budget of B positions reads B·L − (B − c)²/2 of them in all",
         where="cost model",
+    ),
+    Claim(
+        id="room",
+        text="Block top-k with a budget no smaller than the length is dense attention",
     ),
     Claim(id="time", text="Time of a decode step follows arithmetic and KV traffic"),
     *(
@@ -276,6 +295,38 @@ _CHECKS = (
         slow=True,
         timed=True,
     ),
+    Check(
+        claim="sparse",
+        title="long sums of a tiny model trained here with dense attention: points that block "
+        "top-k solves more at equal eFLOPs, the lesser of the two lowest budgets, the least of 3 "
+        "seeds",
+        how="run",
+        band=AtLeast(5),
+        unit="points",
+        compute=_tiny("gain", blind=False),
+        ablation=_tiny("gain", blind=True),
+        ablation_title="blocks at random",
+        slow=True,
+    ),
+    Check(
+        claim="sparse",
+        title="the same at a budget that cuts no dense generation",
+        how="run",
+        band=Report("sums end: once dense attention affords them all, nothing is left to gain"),
+        unit="points",
+        compute=_tiny("gain_with_all"),
+        slow=True,
+    ),
+    Check(
+        claim="room",
+        title="largest difference of its scores from dense attention's, of the largest score",
+        how="run",
+        band=AtMost(1e-5),
+        compute=_tiny("gap", room=True),
+        ablation=_tiny("gap", room=False),
+        ablation_title="room for 8 positions",
+        slow=True,
+    ),
 )
 
 SYSTEM = System(
@@ -289,12 +340,11 @@ SYSTEM = System(
         "dearer than they look"
     ),
     claims=_CLAIMS,
-    rooms=("cost/testtime.py", "laws/testtime.py", "models/block_topk.py"),
-    checks=_CHECKS,
-    waiting=(
-        "Really run: block top-k attention of a tiny model against dense at equal cost. The "
-        "attention exists and equals dense with room enough; on running sums of 16 digits it "
-        "solved 24 to 40 % of samples where dense solved 29 to 53 %, and contexts of 34 positions "
-        "are too short for it to be cheaper. Longer problems were not learned in the time given",
+    rooms=(
+        "cost/testtime.py",
+        "laws/testtime.py",
+        "laws/testtime_price.py",
+        "models/block_topk.py",
     ),
+    checks=_CHECKS,
 )

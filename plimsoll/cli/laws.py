@@ -10,7 +10,9 @@ from plimsoll.cli.laws_datastore import datastore as weigh_datastore
 from plimsoll.cli.laws_density import density
 from plimsoll.cli.laws_filter import filter_data
 from plimsoll.cli.laws_hyper import hyper
+from plimsoll.cli.laws_saturate import saturate
 from plimsoll.cli.laws_streams import streams
+from plimsoll.cli.laws_testtime import testtime
 from plimsoll.cli.options import Figures, Json, ReportFile, Seed
 
 __all__ = ["laws_app"]
@@ -184,3 +186,5 @@ laws_app.command()(density)
 laws_app.command("filter")(filter_data)
 laws_app.command()(streams)
 laws_app.command("datastore")(weigh_datastore)
+laws_app.command()(testtime)
+laws_app.command()(saturate)

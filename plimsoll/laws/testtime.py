@@ -9,8 +9,9 @@ Leaves out: prefill, waiting, and batches too small to hide the weights.
 Sources: arXiv 2506.05333; arXiv 2107.03374 (estimator of pass@n).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -22,14 +23,20 @@ from plimsoll.spec.errors import InfeasibleError, SpecError
 
 __all__ = [
     "Choice",
+    "Selector",
     "Traces",
     "allocate",
     "cheapest",
     "choices",
+    "envelope",
     "frontier",
+    "limits_of",
     "majority_at_n",
     "pass_at_n",
 ]
+
+Selector = Literal["pass", "majority"]
+"""Who picks one of n answers: somebody who knows the right one, or a vote."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +45,8 @@ class Traces:
     ``right`` [q, t]; ``truncated`` [q, t]: stopped by a limit, so wrong unless graded right.
 
     ``kv_budget``: positions a step could read as they were made, None for all, in blocks of
-    ``block``.
+    ``block``. ``answers`` [q, t], for votes: 0 what is right, other numbers of a question its
+    wrong answers, below 0 none.
 
     Raises:
         SpecError: no trials, shapes that disagree, or lengths that are not positive.
@@ -51,6 +59,7 @@ class Traces:
     truncated: npt.NDArray[np.bool_] | None = None
     kv_budget: int | None = None
     block: int = 0
+    answers: npt.NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         name = self.shape.name
@@ -85,7 +94,8 @@ class Traces:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
     """``trials`` of a model with ``limit`` tokens each. ``flops`` and ``bytes``: of one question,
-    on average. ``kv_budget`` None: dense attention."""
+    on average. ``kv_budget`` None: dense attention. ``error``: standard error of the accuracy over
+    questions; ``last_tokens``: tokens of the longest trial, on average."""
 
     model: str
     trials: int
@@ -94,6 +104,8 @@ class Choice:
     accuracy: float
     flops: float
     bytes: float
+    error: float = 0.0
+    last_tokens: float = 0.0
     notes: tuple[str, ...] = field(default=())
 
     def eflops(self, intensity: float) -> float:
@@ -126,8 +138,8 @@ def majority_at_n(
 ) -> Floats:
     """Share of ``draws`` in which the most frequent of ``n`` answers is right [q].
 
-    ``answers`` [q, t] as numbers, ``truth`` [q]; ties go to the answer drawn first. With n it
-    tends to whether the mode is right, not to 1.
+    ``answers`` [q, t] as numbers, below 0 for none, which counts for nobody; ``truth`` [q]; ties go
+    to the answer drawn first. With n it tends to whether the mode is right, not to 1.
 
     Raises:
         SpecError: more asked for than there are.
@@ -137,30 +149,47 @@ def majority_at_n(
         raise SpecError(f"majority of {n} from {num_trials} trials; expected 1 to {num_trials}")
     rng = np.random.default_rng(seed)
     won = np.zeros(len(answers))
+    questions = np.arange(len(answers))
+    _, codes = np.unique(answers, return_inverse=True)
+    places = codes.reshape(answers.shape) + (codes.max() + 1) * questions[:, None]
     for _ in range(draws):
         order = np.argsort(rng.random(answers.shape), axis=1)[:, :n]
         drawn = np.take_along_axis(answers, order, axis=1)
-        votes = (drawn[:, :, None] == drawn[:, None, :]).sum(axis=2)
-        won += drawn[np.arange(len(drawn)), votes.argmax(axis=1)] == truth
+        place = np.take_along_axis(places, order, axis=1)
+        votes = np.where(drawn >= 0, np.bincount(place.ravel())[place], -1)
+        first = votes.argmax(axis=1)
+        won += (drawn[questions, first] == truth) & (votes[questions, first] > 0)
     return won / draws
 
 
 def choices(
-    traces: Iterable[Traces], *, trials: Sequence[int], limits: Sequence[float]
+    traces: Iterable[Traces],
+    *,
+    trials: Sequence[int],
+    limits: Sequence[float],
+    select: Selector = "pass",
+    draws: int = 64,
+    seed: int = 0,
 ) -> list[Choice]:
-    """Every combination, with pass@n and cost averaged over questions and measured lengths.
+    """Every combination, with accuracy and cost averaged over questions and measured lengths.
 
-    The prompt's KV is read until the longest of the n trials ends.
+    Accuracy is pass@n, or that of a majority vote over ``draws`` subsets. The prompt's KV is read
+    until the longest of the n trials ends.
 
     Raises:
-        SpecError: no traces, or more trials asked for than were made.
+        SpecError: no traces, more trials asked for than were made, or votes without answers.
     """
     found = []
     for each in traces:
         for limit in limits:
             lengths, right = each.within(limit)
             for n in trials:
-                accuracy = float(pass_at_n(right.sum(axis=1), each.trials, n).mean())
+                if select == "pass":
+                    solved = pass_at_n(right.sum(axis=1), each.trials, n)
+                else:
+                    said = _said(each, limit)
+                    truth = np.zeros(len(said), dtype=np.int64)
+                    solved = majority_at_n(said, truth, n, draws=draws, seed=seed)
                 flops, moved = _cost(each, lengths, n)
                 found.append(
                     Choice(
@@ -168,14 +197,36 @@ def choices(
                         trials=n,
                         limit=float(limit),
                         kv_budget=each.kv_budget,
-                        accuracy=accuracy,
+                        accuracy=float(solved.mean()),
                         flops=flops,
                         bytes=moved,
+                        error=float(solved.std() / np.sqrt(len(solved))),
+                        last_tokens=float(_mean_longest(lengths, n).mean()),
                     )
                 )
     if not found:
         raise SpecError("no traces, trials or limits; expected one or more of each")
     return found
+
+
+def _said(each: Traces, limit: float) -> npt.NDArray[np.int64]:
+    """Answers given within a limit."""
+    if each.answers is None:
+        raise SpecError(
+            f"traces of {each.shape.name}: no answers to vote with; add them, or take pass@n"
+        )
+    return np.where(each.lengths <= limit, each.answers, -1)
+
+
+def limits_of(each: Traces) -> list[float]:
+    """Limits of tokens worth asking for: powers of two and halves between, up to the longest
+    generation, or to where the shortest truncated one was cut: beyond that nothing is known."""
+    top = float(each.lengths.max())
+    if each.truncated is not None and each.truncated.any():
+        top = float(each.lengths[each.truncated].min())
+    steps = sorted(m * 2.0**k for k in range(4, 30) for m in (1.0, 1.5))
+    least = float(each.lengths.min())
+    return [*(step for step in steps if least <= step < top), top]
 
 
 def _cost(each: Traces, lengths: Floats, n: int) -> tuple[float, float]:
@@ -205,13 +256,18 @@ def _mean_longest(lengths: Floats, n: int) -> Floats:
     return np.asarray(np.sort(lengths, axis=1) @ share)
 
 
-def frontier(found: Iterable[Choice], *, intensity: float) -> list[Choice]:
+def envelope(found: Iterable[Choice], cost: Callable[[Choice], float]) -> list[Choice]:
     """Those that no cheaper one equals in accuracy, cheapest first."""
     kept: list[Choice] = []
-    for one in sorted(found, key=lambda c: (c.eflops(intensity), -c.accuracy)):
+    for one in sorted(found, key=lambda c: (cost(c), -c.accuracy)):
         if not kept or one.accuracy > kept[-1].accuracy:
             kept.append(one)
     return kept
+
+
+def frontier(found: Iterable[Choice], *, intensity: float) -> list[Choice]:
+    """The envelope by equivalent FLOPs."""
+    return envelope(found, lambda one: one.eflops(intensity))
 
 
 def allocate(found: Iterable[Choice], eflops: float, *, intensity: float) -> Choice:

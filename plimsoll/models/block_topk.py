@@ -26,11 +26,21 @@ __all__ = ["BlockTopK"]
 class BlockTopK:
     """A ``Context`` of ``batch`` sequences that grow in step. ``budget`` None: all positions.
 
+    ``blind`` draws the blocks beside the newest at random instead of scoring them, to show what
+    scores are worth.
+
     Raises:
         SpecError: a budget that is no positive multiple of the block.
     """
 
-    def __init__(self, batch: int, *, budget: int | None = None, block: int = 16) -> None:
+    def __init__(
+        self,
+        batch: int,
+        *,
+        budget: int | None = None,
+        block: int = 16,
+        blind: torch.Generator | None = None,
+    ) -> None:
         if block < 1 or (budget is not None and (budget < block or budget % block)):
             raise SpecError(
                 f"a budget of {budget} positions in blocks of {block}; expected a multiple of the "
@@ -39,6 +49,7 @@ class BlockTopK:
         self._batch = batch
         self._budget = budget
         self._block = block
+        self._blind = blind
         self._kv: dict[int, tuple[Tensor, Tensor]] = {}
         self._length = 0
         self._new = 0
@@ -101,6 +112,8 @@ class BlockTopK:
         share_nNm = seen_nNm / seen_nNm.sum(dim=-1, keepdim=True).clamp(min=1)
         scores = torch.einsum("bknd,bkmd->bknm", q_BKnD, k_BKmD)
         block_scores = torch.einsum("bknm,nim->bkni", scores, share_nNm)
+        if self._blind is not None:
+            block_scores = torch.rand(block_scores.shape, generator=self._blind)
         visible_nN = seen_nNm.sum(dim=-1) > 0
         block_scores = block_scores.masked_fill(~visible_nN, -torch.inf)
         newest_n = seen_nm.sum(dim=-1).sub(1) // block

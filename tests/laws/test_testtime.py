@@ -140,3 +140,11 @@ def test_models_are_compared_at_equal_cost():
         for s in shapes.values()
     ]
     assert costs == sorted(costs) and costs[-1] / costs[0] < 4
+
+
+def test_generations_without_an_answer_do_not_vote():
+    """Cut ones are each an answer of their own to nobody: one right vote beats two of them."""
+    answers, truth = np.array([[-1, -1, 0], [-1, -1, 1]]), np.zeros(2, dtype=int)
+    assert majority_at_n(answers, truth, 3, draws=8, seed=0).tolist() == [1.0, 0.0]
+    nobody = majority_at_n(np.full((1, 3), -1), np.full(1, -1), 3, draws=8, seed=0)
+    assert nobody.tolist() == [0.0], "no answer is right, even where none is expected"

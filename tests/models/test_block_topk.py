@@ -91,3 +91,17 @@ def test_what_cannot_be_is_refused():
         context.attend(0, x, x, x, scale=1.0, window=3)
     with pytest.raises(UnsupportedError, match="states of fixed size"):
         context.states(0)
+
+
+@torch.no_grad()
+def test_blind_blocks_are_drawn_and_with_room_all_are_read():
+    model, tokens = parts()
+    expected = whole(model, tokens)
+    drawn = [
+        stepped(model, tokens, 7, budget=8, block=4, blind=torch.Generator().manual_seed(seed))
+        for seed in (0, 0, 1)
+    ]
+    assert torch.equal(drawn[0], drawn[1]), "the same seed draws the same"
+    assert (drawn[0] - drawn[2]).abs().max() > 1e-4
+    room = stepped(model, tokens, 7, budget=24, block=4, blind=torch.Generator().manual_seed(0))
+    assert (room - expected).abs().max() < 1e-5

@@ -76,3 +76,10 @@ def test_votes_stop_when_settled():
 def test_what_cannot_be_is_refused(make, why):
     with pytest.raises(SpecError, match=why):
         make()
+
+
+def test_a_long_row_of_wrong_samples_does_not_overflow():
+    """The chance that a question had none right is then 0 in floating point."""
+    one = AdaptiveSamples(a=4e5, b=6e5, f_max=1.0, value=1.0, price=0.01, most=100_000)
+    assert one.chance(50_000) == pytest.approx(4e5 / (1e6 + 50_000))
+    assert one.more(50_000, 0)

@@ -52,7 +52,10 @@ class AdaptiveSamples:
     def chance(self, num_wrong: int) -> float:
         """Probability that the next sample is right after that many wrong ones and no right one."""
         none = exp(_log_beta(self.a, self.b + num_wrong) - _log_beta(self.a, self.b))
-        solvable = self.f_max * none / (1 - self.f_max + self.f_max * none)
+        left = 1 - self.f_max + self.f_max * none
+        solvable = (
+            self.f_max * none / left if left > 0 else 1.0
+        )  # all can be solved, however rarely
         return solvable * self.a / (self.a + self.b + num_wrong)
 
     def more(self, num_samples: int, num_right: int) -> bool:

@@ -86,7 +86,9 @@ def _detail(found: list[Solved]) -> str:
         )
         parts.append(f"{share:g}: dense {dense:.0%}, top-k {sparse:.0%}, random blocks {blind:.0%}")
     return (
-        f"sums of 4 to {DIGITS} digits, {_EACH} problems a length, all totals right, "
+        f"sums of 4 to {DIGITS} digits, {_EACH} problems a length, all totals right; lines of "
+        "scratch are blocks and token tables start as sums of directions, which favours block "
+        "top-k; "
         f"{B200_INTENSITY:g} FLOPs a byte; solved by share of the whole dense cost (mean of "
         f"{len(found)} models): {'; '.join(parts)}"
     )

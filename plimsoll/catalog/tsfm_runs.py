@@ -3,9 +3,9 @@
 A run sees a fixed number of tokens (patches; those to be forecast count, for both architectures
 alike) in batches of series from a pool that is generated, normalised by each context. AdamW, a
 warm-up of 5 % of the steps and a linear fall to nothing. The learning rate is tuned for each size
-and architecture: of half, one and two times 4e-3·(32/width)^½, the one with the lowest loss on
-validation series after a quarter of the tokens with a seed of its own. All runs look at validation
-series twelve times. On part of the pool a run passes over it again and again, and the state of its
+and architecture: of half, one and two times 4e-3·(32/width)^½, and twice or half of the best as
+long as that is the last tried, the one with the lowest loss on validation series after a quarter
+of the tokens with a seed of its own. All runs look at validation series twelve times. On part of the pool a run passes over it again and again, and the state of its
 best look is kept; only distinct tokens are data.
 """
 
@@ -65,7 +65,6 @@ SHARES = (1 / 64, 1 / 16, 1 / 4)
 """Of the pool, besides all of it, for the data axis."""
 _PER_SERIES = CONTEXT + FORECAST
 _TEST, _VALIDATION = 64, 32
-_RATES = (0.5, 1.0, 2.0)
 _VALIDATION_SEED, _TEST_SEED, _TUNING_SEED = 9_001, 9_002, 9_003
 _LOOKS = 12
 _PATHS = 4
@@ -236,11 +235,15 @@ def train(
 
 def tuned_rate(arch: Arch, width: int) -> tuple[float, dict[float, float]]:
     """The learning rate of a size, and the losses of all that were tried; see the module text."""
-    found = {}
-    for times in _RATES:
-        rate = float(f"{times * 4e-3 * (32 / width) ** 0.5:.2g}")
-        found[rate] = (
-            train(
+    found: dict[float, float] = {}
+
+    def best() -> float:
+        return min(found, key=lambda rate: found[rate])
+
+    wanted = [float(f"{times * 4e-3 * (32 / width) ** 0.5:.2g}") for times in (0.5, 1.0, 2.0)]
+    while wanted:
+        for rate in wanted:
+            trained = train(
                 arch,
                 width,
                 _pool(_TUNING_SEED),
@@ -249,11 +252,11 @@ def tuned_rate(arch: Arch, width: int) -> tuple[float, dict[float, float]]:
                 tokens=TOKENS // 4,
                 watch=_held("validation"),
             )
-            .looks[-1]
-            .excess
-        )
-    best = min(found, key=lambda r: found[r] if found[r] == found[r] else float("inf"))
-    return best, found
+            loss = trained.looks[-1].excess
+            found[rate] = loss if np.isfinite(loss) else float("inf")
+        at = best()
+        wanted = [2 * at] if at == max(found) else [0.5 * at] if at == min(found) else []
+    return best(), found
 
 
 def run_cell(cell: Cell) -> CellRun:

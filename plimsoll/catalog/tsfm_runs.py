@@ -5,8 +5,9 @@ alike) in batches of series from a pool that is generated, normalised by each co
 warm-up of 5 % of the steps and a linear fall to nothing. The learning rate is tuned for each size
 and architecture: of half, one and two times 4e-3·(32/width)^½, and twice or half of the best as
 long as that is the last tried, the one with the lowest loss on validation series after a quarter
-of the tokens with a seed of its own. All runs look at validation series twelve times. On part of the pool a run passes over it again and again, and the state of its
-best look is kept; only distinct tokens are data.
+of the tokens with a seed of its own. All runs look at validation series twelve times. On part of
+the pool a run passes over it again and again, and the state of its best look is kept; only
+distinct tokens are data.
 """
 
 import copy

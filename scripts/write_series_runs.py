@@ -122,7 +122,8 @@ def finish(out: Path) -> bool:
         ("series_looks.csv", LOOK_COLUMNS, ("params", "seed", "tokens")),
         ("series_rates.csv", RATE_COLUMNS, ("width",)),
     ):
-        rows = rows_of(out / name)
+        once = {tuple(row[key] for key in ("arch", *order)): row for row in rows_of(out / name)}
+        rows = list(once.values())
         rows.sort(key=lambda row: (row["arch"], *(float(row[key]) for key in order)))
         (out / name).unlink()
         add(out / name, columns, [tuple(row[column] for column in columns) for row in rows])

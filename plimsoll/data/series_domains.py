@@ -170,9 +170,9 @@ def _relaxation(rng: np.random.Generator, num: int, length: int, leads: int) -> 
 
 
 def _walk(rng: np.random.Generator, num: int, length: int, leads: int) -> Drawn:
-    """A random walk with a drift."""
-    step = rng.uniform(0.05, 0.2, (num, 1))
-    drift = step * rng.uniform(-0.3, 0.3, (num, 1))
+    """A random walk with a drift, which seldom comes near zero with a level of 5 added."""
+    step = rng.uniform(0.03, 0.12, (num, 1))
+    drift = step * rng.uniform(-0.1, 0.1, (num, 1))
     values = np.cumsum(drift + step * rng.normal(size=(num, length)), axis=1)
     spread = step * np.sqrt(np.arange(1, leads + 1))
     return Drawn(values=values, bound_nats=normal_entropy(spread))

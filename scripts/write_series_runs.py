@@ -1,10 +1,10 @@
 """Train the forecasters of series of every size, architecture, seed and share of data; keep scores.
 
-    python scripts/write_series_runs.py [--arch encoder] [--out FOLDER]
+    python scripts/write_series_runs.py [--arch encoder] [--part sizes] [--out FOLDER]
 
 Rows are added to series_runs.csv, series_looks.csv and series_rates.csv as runs end, and what is
-there is not run again, so an interrupted sweep goes on where it was; two architectures may run
-side by side. When all runs are there the tables are sorted and series_runs.yaml says how they came
+there is not run again, so an interrupted sweep goes on where it was; architectures and parts may
+run side by side. When all runs are there the tables are sorted and series_runs.yaml says how they came
 about. About twenty CPU minutes in all.
 """
 
@@ -56,10 +56,11 @@ def add(path: Path, columns: tuple[str, ...], rows: Iterable[tuple[object, ...]]
         file.write("\n".join(lines) + "\n")
 
 
-def cells(arch: runs.Arch) -> list[tuple[int, int, float]]:
-    """(width, seed, share) of an architecture, seed by seed."""
-    found = [(width, seed, 1.0) for seed in SEEDS for width in runs.WIDTHS]
-    return found + [(DATA_WIDTH, seed, share) for seed in SEEDS for share in runs.SHARES]
+def cells(arch: runs.Arch, part: str = "") -> list[tuple[int, int, float]]:
+    """(width, seed, share) of an architecture, seed by seed; "sizes", "data" or both."""
+    sizes = [(width, seed, 1.0) for seed in SEEDS for width in runs.WIDTHS]
+    data = [(DATA_WIDTH, seed, share) for seed in SEEDS for share in runs.SHARES]
+    return [*(sizes if part != "data" else ()), *(data if part != "sizes" else ())]
 
 
 def scores(scored: runs.Scored) -> list[str]:
@@ -77,8 +78,8 @@ def scores(scored: runs.Scored) -> list[str]:
     return [f"{number:.6g}" for number in numbers]
 
 
-def sweep(arch: runs.Arch, out: Path) -> None:
-    """All runs of an architecture that are not there yet."""
+def sweep(arch: runs.Arch, out: Path, part: str) -> None:
+    """The runs of an architecture that are not there yet."""
     for width in runs.WIDTHS:
         known = {(row["arch"], row["width"]) for row in rows_of(out / "series_rates.csv")}
         if (arch, str(width)) not in known:
@@ -91,7 +92,7 @@ def sweep(arch: runs.Arch, out: Path) -> None:
         for row in rows_of(out / "series_rates.csv")
         if row["arch"] == arch
     }
-    for width, seed, share in cells(arch):
+    for width, seed, share in cells(arch, part):
         done = {
             (row["arch"], row["width"], row["seed"], row["share"])
             for row in rows_of(out / "series_runs.csv")
@@ -107,7 +108,12 @@ def sweep(arch: runs.Arch, out: Path) -> None:
             ]
             add(out / "series_looks.csv", LOOK_COLUMNS, looks)
         row = (arch, width, run.params, seed, f"{rates[width]:g}", f"{share:g}")
-        row += (run.data_tokens, runs.TOKENS, *scores(run.scores["id"]), *scores(run.scores["ood"]))
+        row += (
+            run.data_tokens,
+            run.seen_tokens,
+            *scores(run.scores["id"]),
+            *scores(run.scores["ood"]),
+        )
         add(out / "series_runs.csv", RUN_COLUMNS, [row])
         print(*row, f"{time.process_time() - began:.0f} s", flush=True)
 
@@ -165,12 +171,13 @@ def main() -> None:
     """Run what is missing."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--arch", choices=runs.ARCHITECTURES, help="only this one")
+    parser.add_argument("--part", choices=("sizes", "data"), default="", help="only these cells")
     parser.add_argument("--out", type=Path, default=FOLDER)
     given = parser.parse_args()
     torch.set_num_threads(1)
     given.out.mkdir(parents=True, exist_ok=True)
     for arch in (given.arch,) if given.arch else runs.ARCHITECTURES:
-        sweep(arch, given.out)
+        sweep(arch, given.out, given.part)
     print("complete" if finish(given.out) else "runs are still missing")
 
 

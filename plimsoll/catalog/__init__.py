@@ -20,6 +20,7 @@ from plimsoll.catalog.long_context_peak import SYSTEM as LONG_CONTEXT_PEAK
 from plimsoll.catalog.nanoflow import SYSTEM as NANOFLOW
 from plimsoll.catalog.parscale import SYSTEM as PARSCALE
 from plimsoll.catalog.step_law import SYSTEM as STEP_LAW
+from plimsoll.catalog.tsfm_scaling import SYSTEM as TSFM_SCALING
 from plimsoll.catalog.ttspm import SYSTEM as TTSPM
 
 __all__ = ["SYSTEMS"]
@@ -47,6 +48,7 @@ SYSTEMS: dict[str, System] = {
         DATA_FILTERING,
         DATA_PRUNING,
         TTSPM,
+        TSFM_SCALING,
     )
 }
 """By id, in the order they are shown."""

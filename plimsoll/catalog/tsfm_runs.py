@@ -6,8 +6,8 @@ warm-up of 5 % of the steps and a linear fall to nothing. The learning rate is t
 and architecture: of half, one and two times 4e-3·(32/width)^½, and twice or half of the best as
 long as that is the last tried, the one with the lowest loss on validation series after a quarter
 of the tokens with a seed of its own. All runs look at validation series twelve times. On part of
-the pool a run passes over it again and again, and the state of its best look is kept; only
-distinct tokens are data.
+the pool a run passes over it again and again, until three looks in a row were no better; the state
+of its best look is kept, and only distinct tokens are data.
 """
 
 import copy
@@ -67,7 +67,7 @@ SHARES = (1 / 64, 1 / 16, 1 / 4)
 _PER_SERIES = CONTEXT + FORECAST
 _TEST, _VALIDATION = 64, 32
 _VALIDATION_SEED, _TEST_SEED, _TUNING_SEED = 9_001, 9_002, 9_003
-_LOOKS = 12
+_LOOKS, _PATIENCE = 12, 3
 _PATHS = 4
 _AR1_CONTEXT, _AR1_TEST = 24, 4_000
 _GAPS = 0.2
@@ -119,6 +119,7 @@ class CellRun:
     cell: Cell
     params: int
     data_tokens: int
+    seen_tokens: int
     looks: tuple[Look, ...]
     scores: dict[str, Scored]
 
@@ -231,6 +232,9 @@ def train(
             if keep_best and found < min((look.excess for look in looks), default=np.inf):
                 kept = copy.deepcopy(model.state_dict())
             looks.append(Look(step * a_step, found))
+            since = len(looks) - 1 - int(np.argmin([look.excess for look in looks]))
+            if keep_best and since >= _PATIENCE:
+                break
     if kept is not None:
         model.load_state_dict(kept)
     return Trained(model=model.eval(), looks=tuple(looks))
@@ -283,6 +287,7 @@ def run_cell(cell: Cell) -> CellRun:
             cell=cell,
             params=non_embedding_params(trained.model),
             data_tokens=min(TOKENS, len(part) * _PER_SERIES),
+            seen_tokens=TOKENS if cell.share == 1 else trained.looks[-1].tokens,
             looks=trained.looks,
             scores={kind: _scored(trained.model, _held(kind)) for kind in ("id", "ood")},
         )

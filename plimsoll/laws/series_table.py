@@ -18,7 +18,14 @@ from plimsoll.laws.forms.contract import Floats
 from plimsoll.spec.csv_records import read_records
 from plimsoll.spec.errors import SpecError
 
-__all__ = ["SeriesLooks", "SeriesRuns", "read_series_runs", "shipped_looks", "shipped_runs"]
+__all__ = [
+    "SeriesLooks",
+    "SeriesRuns",
+    "read_series_runs",
+    "shipped_looks",
+    "shipped_rates",
+    "shipped_runs",
+]
 
 _COUNTS = ("params", "seed", "data_tokens", "seen_tokens")
 
@@ -156,6 +163,15 @@ def shipped_runs() -> SeriesRuns:
     kinds = ("excess", "error", "bound", "horizon_excess", "mape", "mase")
     scores = [f"{where}_{kind}" for where in ("id", "ood") for kind in kinds]
     return read_series_runs(_library("series_runs.csv"), scores)
+
+
+def shipped_rates() -> dict[tuple[str, int], float]:
+    """The learning rate that was tuned for each (architecture, width)."""
+    path = _library("series_rates.csv")
+    names = ("arch", "width", "rate")
+    header, records = read_records(path, required=names, expected="learning rates")
+    arch, width, rate = (header.index(name) for name in names)
+    return {(r.cells[arch], int(r.cells[width])): float(r.cells[rate]) for r in records}
 
 
 def shipped_looks() -> SeriesLooks:

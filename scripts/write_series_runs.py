@@ -4,8 +4,8 @@
 
 Rows are added to series_runs.csv, series_looks.csv and series_rates.csv as runs end, and what is
 there is not run again, so an interrupted sweep goes on where it was; architectures and parts may
-run side by side. When all runs are there the tables are sorted and series_runs.yaml says how they came
-about. About twenty CPU minutes in all.
+run side by side. When all runs are there the tables are sorted and series_runs.yaml says how they
+came about. About twelve CPU minutes in all.
 """
 
 import argparse

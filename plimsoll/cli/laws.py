@@ -1,4 +1,4 @@
-"""The verbs of ``laws``: list, fit, compare, predict, allocate, advise."""
+"""The verbs of ``laws``: list, fit, compare, predict, allocate, advise, series."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
+from plimsoll.cli.laws_series import series
 from plimsoll.cli.options import Json, ReportFile, Seed
 
 __all__ = ["laws_app"]
@@ -134,3 +135,6 @@ def advise(
         serve_tokens=tokens_of(serve, "--serve") if serve else 0.0,
     )
     emit(answer, json=json, html=report)
+
+
+laws_app.command()(series)

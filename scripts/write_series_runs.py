@@ -1,6 +1,6 @@
 """Train the forecasters of series of every size, architecture, seed and share of data; keep scores.
 
-    python scripts/write_series_runs.py [--arch encoder] [--part sizes] [--out FOLDER]
+    python scripts/write_series_runs.py [--arch encoder] [--part sizes] [--seeds 0 1] [--out FOLDER]
 
 Rows are added to series_runs.csv, series_looks.csv and series_rates.csv as runs end, and what is
 there is not run again, so an interrupted sweep goes on where it was; architectures and parts may
@@ -12,7 +12,7 @@ import argparse
 import csv
 import platform
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -78,7 +78,7 @@ def scores(scored: runs.Scored) -> list[str]:
     return [f"{number:.6g}" for number in numbers]
 
 
-def sweep(arch: runs.Arch, out: Path, part: str) -> None:
+def sweep(arch: runs.Arch, out: Path, part: str, seeds: Sequence[int]) -> None:
     """The runs of an architecture that are not there yet."""
     for width in runs.WIDTHS:
         known = {(row["arch"], row["width"]) for row in rows_of(out / "series_rates.csv")}
@@ -97,7 +97,7 @@ def sweep(arch: runs.Arch, out: Path, part: str) -> None:
             (row["arch"], row["width"], row["seed"], row["share"])
             for row in rows_of(out / "series_runs.csv")
         }
-        if (arch, str(width), str(seed), f"{share:g}") in done:
+        if seed not in seeds or (arch, str(width), str(seed), f"{share:g}") in done:
             continue
         began = time.process_time()
         cell = runs.Cell(arch=arch, width=width, seed=seed, rate=rates[width], share=share)
@@ -172,12 +172,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--arch", choices=runs.ARCHITECTURES, help="only this one")
     parser.add_argument("--part", choices=("sizes", "data"), default="", help="only these cells")
+    parser.add_argument("--seeds", type=int, nargs="+", choices=SEEDS, default=SEEDS)
     parser.add_argument("--out", type=Path, default=FOLDER)
     given = parser.parse_args()
     torch.set_num_threads(1)
     given.out.mkdir(parents=True, exist_ok=True)
     for arch in (given.arch,) if given.arch else runs.ARCHITECTURES:
-        sweep(arch, given.out, given.part)
+        sweep(arch, given.out, given.part, given.seeds)
     print("complete" if finish(given.out) else "runs are still missing")
 
 

@@ -170,9 +170,10 @@ def _windows(series: SeriesSet, *, leak: bool = False) -> tuple[torch.Tensor, to
     return cut_patches((series.values - mean) / scale, PATCH)
 
 
-def _loss(model: TSEncoder | TSDecoder, window: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+def _loss(
+    model: TSEncoder | TSDecoder, window: torch.Tensor, seen: torch.Tensor, num_context: int
+) -> torch.Tensor:
     """Mean NLL of the known points of the patches after the context."""
-    num_context = window.shape[1] - FORECAST
     said = model.teach(window, seen, num_context)
     there = seen[:, num_context:]
     nll = -said.log_prob(window[:, num_context:])
@@ -183,7 +184,7 @@ def _loss(model: TSEncoder | TSDecoder, window: torch.Tensor, seen: torch.Tensor
 def _excess(model: TSEncoder | TSDecoder, series: SeriesSet) -> float:
     """Nats above the bound of the first patch after the context."""
     window, seen = _windows(series)
-    num_context = window.shape[1] - FORECAST
+    num_context = series.context.shape[1] // PATCH
     said = model.teach(window, seen, num_context)
     density = said.log_prob(window[:, num_context:])[:, 0]
     scale = instance_scale(series.context)[1]
@@ -208,6 +209,7 @@ def train(
     model = (TSEncoder if arch == "encoder" else TSDecoder)(config_of(width))
     init_series_model(model, gen)
     window, seen = _windows(pool, leak=leak)
+    num_context = pool.context.shape[1] // PATCH
     a_step = BATCH * window.shape[1]
     steps = max(1, tokens // a_step)
     adam = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01, fused=True)
@@ -222,7 +224,7 @@ def train(
         rows, order = order[:BATCH], order[BATCH:]
         fall = min(step / warm, (steps - step + 1) / max(1, steps - warm))
         adam.param_groups[0]["lr"] = rate * min(1.0, fall)
-        loss = _loss(model, window[rows], seen[rows])
+        loss = _loss(model, window[rows], seen[rows], num_context)
         adam.zero_grad()
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -311,15 +313,14 @@ def _scored(model: TSEncoder | TSDecoder, test: SeriesSet) -> Scored:
 
 
 def ar1_excess(arch: Arch, seed: int, *, leak: bool = False, tokens: int = 600_000) -> Floats:
-    """NLL above the analytic entropy of AR(1) (phi 0.7), nats a point of the first patch after 24
-    known ones, one a test series; a model of 32,768 parameters trained on nothing else.
+    """NLL above the analytic entropy of AR(1) (phi 0.7), nats a point of the patch after 24 known
+    ones, one a test series; a model of 32,768 parameters trained on nothing else.
 
     ``leak``: mean and scale are taken of the whole window, as they must not be.
     """
-    known = _AR1_CONTEXT * PATCH
-    length, leads = known + FORECAST * PATCH, FORECAST * PATCH
-    made = functools.partial(ar1, length=length, leads=leads, phi=0.7, std=1.0)
-    pool = made(seed, num=-(-tokens // (_AR1_CONTEXT + FORECAST)))
+    length = (_AR1_CONTEXT + 1) * PATCH
+    made = functools.partial(ar1, length=length, leads=PATCH, phi=0.7, std=1.0)
+    pool = made(seed, num=-(-tokens // (_AR1_CONTEXT + 1)))
     test = made(_TEST_SEED, num=_AR1_TEST)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -23,9 +23,11 @@ _HORIZONS = ("fixed", "varying")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeriesLawsAnswer:
-    """``found`` by (architecture, axis), of a score that had ``offset`` taken off."""
+    """``found`` by (architecture, axis), of a score that had ``offset`` taken off; ``bare`` are
+    the same without a floor, whose exponents compare."""
 
     found: Mapping[tuple[str, Axis], AxisLaw]
+    bare: Mapping[tuple[str, Axis], AxisLaw]
     advice: Advice
     source: str
     score: str
@@ -77,12 +79,15 @@ class SeriesLawsAnswer:
 
     def _compared(self) -> tuple[str, ...]:
         """Both architectures' exponents of parameters, in words."""
-        archs = [arch for arch, axis in self.found if axis == "params"]
+        archs = [arch for arch, axis in self.bare if axis == "params"]
         if len(archs) != 2:
             return ()
-        gap, low, high = alpha_gap(*(self.found[arch, "params"] for arch in archs))
+        gap, low, high = alpha_gap(*(self.bare[arch, "params"] for arch in archs))
         spread = f" (90 % {low:+.3f} to {high:+.3f})" if np.isfinite(low) else ""
-        return (f"exponent of {archs[0]} less that of {archs[1]}: {gap:+.3f}{spread}",)
+        return (
+            f"exponent of {archs[0]} less that of {archs[1]}, both without a floor: "
+            f"{gap:+.3f}{spread}",
+        )
 
     def data(self) -> dict[str, Any]:
         """See ``Answer``."""
@@ -142,6 +147,7 @@ def series_laws(
     )
     return SeriesLawsAnswer(
         found=found,
+        bare=fit_axes(runs, loss, floor=False),
         advice=advice,
         source=str(path),
         score=loss,

@@ -59,7 +59,9 @@ Arch = Literal["encoder", "decoder"]
 ARCHITECTURES: tuple[Arch, ...] = ("encoder", "decoder")
 WIDTHS = (8, 16, 32, 64, 128)
 """Sizes 2,048 to 524,288 without embedding and head, each four times the last."""
-PATCH, CONTEXT, FORECAST = 16, 8, 4
+PATCH = 16
+CONTEXT = 8
+FORECAST = 4
 BATCH = 32
 TOKENS = 320_000
 SHARES = (1 / 64, 1 / 16, 1 / 4)

@@ -54,6 +54,13 @@ def laws(score: str) -> dict[tuple[str, str], AxisLaw]:
     }
 
 
+@functools.cache
+def _bare(score: str) -> dict[str, AxisLaw]:
+    """Of parameters and without a floor, by architecture: exponents that compare."""
+    found = fit_axes(_runs(), score, floor=False)
+    return {arch: found[arch, "params"] for arch in ARCHS}
+
+
 def _said(law: AxisLaw) -> str:
     low, high = law.alpha_interval()
     spread = f" ({low:.2f} to {high:.2f})" if np.isfinite(low) else ""
@@ -87,7 +94,7 @@ def _held_out(law: AxisLaw) -> float:
 def _alpha_gap(context: Context) -> Measured:
     values, words = [], []
     for arch in ARCHS:
-        inside, outside = (laws(f"{kind}_excess")[arch, "params"] for kind in ("id", "ood"))
+        inside, outside = (_bare(f"{kind}_excess")[arch] for kind in ("id", "ood"))
         gap, low, high = alpha_gap(inside, outside)
         values.append(abs(gap))
         words.append(
@@ -101,7 +108,7 @@ def _slopes(kind: Literal["id", "ood"]) -> Callable[[Context], Measured]:
     """Exponent of the encoder less that of the decoder, and its interval."""
 
     def compute(context: Context) -> Measured:
-        first, second = (laws(f"{kind}_excess")[arch, "params"] for arch in ARCHS)
+        first, second = _bare(f"{kind}_excess").values()
         gap, low, high = alpha_gap(first, second)
         return Measured(
             value=gap,

@@ -104,7 +104,7 @@ def fit_axis(
     """
     table = LossTable(name=f"{arch or 'runs'} along {axis}", columns={axis: x}, loss=loss)
     forms = [SinglePower(axis=axis, floor=False)]
-    if floor or (floor is None and len(np.unique(x)) > 4):
+    if floor or (floor is None and len(np.unique(x)) >= 4):
         forms.append(SinglePower(axis=axis, floor=True))
     if floor:
         del forms[0]
@@ -174,9 +174,16 @@ def lower_envelope(compute: Floats, loss: Floats) -> tuple[Floats, Floats]:
 
 
 def fit_axes(
-    runs: SeriesRuns, score: str, *, looks: SeriesLooks | None = None
+    runs: SeriesRuns,
+    score: str,
+    *,
+    looks: SeriesLooks | None = None,
+    floor: bool | None = None,
 ) -> dict[tuple[str, Axis], AxisLaw]:
     """The laws of each architecture; by (architecture, axis), those axes that runs allow.
+
+    ``floor`` as for ``fit_axis``: False where exponents are to be compared, since those of laws
+    with and without a floor do not.
 
     Raises:
         SpecError: sizes compared at unequal tokens; a score that needs an offset.
@@ -196,17 +203,27 @@ def fit_axes(
                     "compares at equal tokens, not at equal steps"
                 )
             found[arch, "params"] = fit_axis(
-                "params", runs.params[fresh], values[fresh], arch=arch, score=score
+                "params",
+                runs.params[fresh],
+                values[fresh],
+                arch=arch,
+                score=score,
+                floor=floor,
             )
         for size in np.unique(runs.params[mine])[::-1]:
             part = mine & (runs.params == size)
             if len(np.unique(runs.data_tokens[part])) >= 3:
                 found[arch, "tokens"] = fit_axis(
-                    "tokens", runs.data_tokens[part], values[part], arch=arch, score=score
+                    "tokens",
+                    runs.data_tokens[part],
+                    values[part],
+                    arch=arch,
+                    score=score,
+                    floor=floor,
                 )
                 break
         if looks is not None and (looks.arch == arch).any():
-            law = _of_compute(looks, arch, score)
+            law = _of_compute(looks, arch, score, floor)
             if law is not None:
                 found[arch, "compute"] = law
     if not found:
@@ -219,18 +236,29 @@ def fit_axes(
     return found
 
 
-def _of_compute(looks: SeriesLooks, arch: str, score: str) -> AxisLaw | None:
+def _of_compute(looks: SeriesLooks, arch: str, score: str, floor: bool | None) -> AxisLaw | None:
     """Seeds are averaged before the envelope, or it would be of lucky ones."""
     mine = looks.arch == arch
     points = np.stack([looks.params[mine], looks.tokens[mine]], axis=1)
     distinct, place = np.unique(points, axis=0, return_inverse=True)
     mean = np.bincount(place.ravel(), looks.loss[mine]) / np.bincount(place.ravel())
     x, loss = lower_envelope(6 * distinct.prod(axis=1), mean)
-    return fit_axis("compute", x, loss, arch=arch, score=score) if len(x) > 3 else None
+    if len(x) <= 3:
+        return None
+    return fit_axis("compute", x, loss, arch=arch, score=score, floor=floor)
 
 
 def alpha_gap(first: AxisLaw, second: AxisLaw, level: float = 0.9) -> tuple[float, float, float]:
-    """(difference of exponents, low, high), seeds resampled alike for both."""
+    """(difference of exponents, low, high), seeds resampled alike for both.
+
+    Raises:
+        SpecError: one law has a floor and the other none.
+    """
+    if bool(first.floor) != bool(second.floor):
+        raise SpecError(
+            f"{first.fit.form.name} and {second.fit.form.name}: exponents with and without a floor "
+            "do not compare; fit both with the same"
+        )
     same = len(first.alpha_draws) == len(second.alpha_draws)
     draws = first.alpha_draws - second.alpha_draws if same else np.empty(0)
     low, high = _interval(draws, level)

@@ -44,7 +44,9 @@ def test_steeper_data_comes_first_and_a_varying_horizon_takes_a_decoder(tmp_path
     assert (said.advice.architecture, said.advice.first) == ("decoder", "data")
     report = said.report()
     assert report.title == "Build a decoder; more data first"
-    assert any("exponent of decoder less that of encoder: +0.010" in note for note in report.notes)
+    assert any(
+        "less that of encoder, both without a floor: +0.010" in note for note in report.notes
+    )
     assert len(report.tables[0].rows) == 4
 
 

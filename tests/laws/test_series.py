@@ -180,6 +180,15 @@ def test_two_exponents_are_compared_in_pairs():
     assert high - low < 0.2 * (alone[1] - alone[0])  # the noise they share cancels
 
 
+def test_exponents_with_and_without_a_floor_do_not_compare():
+    x = np.tile(SIZES, SEEDS)
+    first = fit_axis("params", x, planted(x, 0.3, 1e3, 0.5), floor=True)
+    second = fit_axis("params", x, planted(x, 0.3, 1e3, 0.5), floor=False)
+    with pytest.raises(SpecError, match="with and without a floor do not compare"):
+        alpha_gap(first, second)
+    assert first.alpha > 1.5 * second.alpha
+
+
 @pytest.mark.parametrize(
     ("target", "horizon", "architecture", "first"),
     [

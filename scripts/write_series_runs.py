@@ -158,7 +158,7 @@ def finish(out: Path) -> bool:
         },
         "versions": {
             "python": platform.python_version(),
-            "torch": torch.__version__,
+            "torch": str(torch.__version__),
             "numpy": np.__version__,
         },
     }

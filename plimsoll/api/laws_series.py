@@ -16,7 +16,7 @@ from plimsoll.spec.errors import SpecError
 
 __all__ = ["SeriesLawsAnswer", "series_laws"]
 
-_AXES = {"params": "parameters", "tokens": "distinct tokens", "compute": "compute"}
+_AXES = {"params": "size", "tokens": "data", "compute": "compute"}
 _TARGETS = ("id-nll", "ood-nll", "ood-mape")
 _HORIZONS = ("fixed", "varying")
 
@@ -39,22 +39,26 @@ class SeriesLawsAnswer:
         """See ``Answer``."""
         rows = []
         for (arch, axis), law in self.found.items():
-            low, high = law.fit.box[axis]
             left, right = law.alpha_interval()
             rows.append(
                 (
                     f"{arch or 'runs'}, {_AXES[axis]}",
-                    f"{short_count_text(low)} to {short_count_text(high)}",
                     f"{law.alpha:.3f}",
-                    f"{left:.3f} to {right:.3f}" if np.isfinite(left) else "-",
+                    f"{left:.3f}-{right:.3f}" if np.isfinite(left) else "-",
                     f"{law.floor:.4g}" if law.floor else "none",
                     f"{law.r2:.3f}",
                     percent_text(law.held_out) if np.isfinite(law.held_out) else "-",
                     percent_text(law.gain(4.0)),
                 )
             )
-        columns = ("", "range", "alpha", "90 %", "floor", "R²", "largest", "4x takes")
+        columns = ("", "alpha", "90 %", "floor", "R²", "largest", "4x takes")
         advice = self.advice
+        ranges = {
+            axis: f"{_AXES[axis]} {short_count_text(low)} to {short_count_text(high)} {unit}"
+            for (_, axis), law in self.found.items()
+            for unit in ("parameters" if axis == "params" else "distinct tokens",)
+            for low, high in (law.fit.box[axis],)
+        }
         return Report(
             title=f"Build {'an encoder' if advice.architecture == 'encoder' else 'a decoder'}; "
             f"more {'data' if advice.first == 'data' else 'parameters'} first",
@@ -66,6 +70,7 @@ class SeriesLawsAnswer:
                     columns=columns,
                     rows=tuple(rows),
                     notes=(
+                        "; ".join(ranges.values()),
                         "90 %: of alpha, seeds of each point resampled; - with one seed",
                         "largest: error there of a law fitted to the others",
                         "4x takes: share of the loss at the largest that four times as much of "
@@ -82,7 +87,8 @@ class SeriesLawsAnswer:
         archs = [arch for arch, axis in self.bare if axis == "params"]
         if len(archs) != 2:
             return ()
-        gap, low, high = alpha_gap(*(self.bare[arch, "params"] for arch in archs))
+        first, second = (self.bare[arch, "params"] for arch in archs)
+        gap, low, high = alpha_gap(first, second)
         spread = f" (90 % {low:+.3f} to {high:+.3f})" if np.isfinite(low) else ""
         return (
             f"exponent of {archs[0]} less that of {archs[1]}, both without a floor: "

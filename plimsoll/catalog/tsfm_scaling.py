@@ -108,13 +108,15 @@ def _slopes(kind: Literal["id", "ood"]) -> Callable[[Context], Measured]:
     """Exponent of the encoder less that of the decoder, and its interval."""
 
     def compute(context: Context) -> Measured:
-        first, second = _bare(f"{kind}_excess").values()
+        first, second = (_bare(f"{kind}_excess")[arch] for arch in ARCHS)
         gap, low, high = alpha_gap(first, second)
+        held = low > 0 if kind == "id" else low <= 0 <= high
         return Measured(
             value=gap,
             values=(low, high),
-            detail=f"encoder {first.alpha:.3f}, decoder {second.alpha:.3f}; 90 % interval of the "
-            f"difference {low:+.3f} to {high:+.3f}, seeds resampled",
+            detail=f"encoder {first.alpha:.3f}, decoder {second.alpha:.3f}, both without a floor; "
+            f"90 % interval of the difference {low:+.3f} to {high:+.3f}, seeds resampled: claim "
+            f"{'reproduced' if held else 'not reproduced at this scale'}",
         )
 
     return compute
@@ -172,7 +174,8 @@ def _data_or_size(score: str) -> Callable[[Context], Measured]:
         return Measured(
             value=100 * float(np.mean(values)),
             values=tuple(100 * v for v in values),
-            detail="; ".join(words),
+            detail=f"{'; '.join(words)}: claim "
+            f"{'reproduced' if np.mean(values) > 0 else 'not reproduced at this scale'}",
         )
 
     return compute
@@ -348,14 +351,17 @@ _CHECKS = (
         claim="architecture",
         title="in distribution: exponent of the encoder less that of the decoder",
         how="run",
-        band=AtLeast(0.0),
+        band=Report(
+            "the claim is of models to 1e8 parameters; its verdict at this scale is with the "
+            "interval"
+        ),
         compute=_slopes("id"),
     ),
     Check(
         claim="architecture",
         title="out of distribution: exponent of the encoder less that of the decoder",
         how="run",
-        band=Report("equal is claimed, and no width of that is given; the interval is shown"),
+        band=Report("equal is claimed, and no width of that is given; its verdict is shown"),
         compute=_slopes("ood"),
     ),
     Check(
@@ -386,7 +392,9 @@ _CHECKS = (
         claim="data",
         title="MAPE out of distribution: what four times the data takes off, less four times size",
         how="run",
-        band=AtLeast(0.0),
+        band=Report(
+            "the claim is of 1e7 to 1.6e10 points; its verdict at this scale is with the numbers"
+        ),
         compute=_data_or_size("ood_mape"),
         unit="points",
     ),

@@ -308,7 +308,8 @@ def suggest_series(
         first = "data" if gains["tokens"] > gains["params"] else "params"
         reasons.append(
             f"measured: four times the data removes {gains['tokens']:.1%} of what is left, four "
-            f"times the parameters {gains['params']:.1%}; {first} first"
+            f"times the parameters {gains['params']:.1%}; "
+            f"{'data' if first == 'data' else 'parameters'} first"
         )
     return Advice(
         architecture="encoder" if fixed else "decoder", first=first, reasons=tuple(reasons)

@@ -21,6 +21,7 @@ from plimsoll.catalog.massiveds import SYSTEM as MASSIVEDS
 from plimsoll.catalog.nanoflow import SYSTEM as NANOFLOW
 from plimsoll.catalog.parscale import SYSTEM as PARSCALE
 from plimsoll.catalog.step_law import SYSTEM as STEP_LAW
+from plimsoll.catalog.tsfm_scaling import SYSTEM as TSFM_SCALING
 from plimsoll.catalog.ttspm import SYSTEM as TTSPM
 
 __all__ = ["SYSTEMS"]
@@ -49,6 +50,7 @@ SYSTEMS: dict[str, System] = {
         DATA_PRUNING,
         MASSIVEDS,
         TTSPM,
+        TSFM_SCALING,
     )
 }
 """By id, in the order they are shown."""

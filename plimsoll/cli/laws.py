@@ -11,6 +11,7 @@ from plimsoll.cli.laws_density import density
 from plimsoll.cli.laws_filter import filter_data
 from plimsoll.cli.laws_hyper import hyper
 from plimsoll.cli.laws_saturate import saturate
+from plimsoll.cli.laws_series import series
 from plimsoll.cli.laws_streams import streams
 from plimsoll.cli.laws_testtime import testtime
 from plimsoll.cli.options import Figures, Json, ReportFile, Seed
@@ -188,3 +189,4 @@ laws_app.command()(streams)
 laws_app.command("datastore")(weigh_datastore)
 laws_app.command()(testtime)
 laws_app.command()(saturate)
+laws_app.command()(series)

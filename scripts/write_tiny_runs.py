@@ -5,7 +5,7 @@
 
 A row is written when its run ends; killed and started again it goes on where it was, repeating
 the run that was cut off. Parts are for several processes at once. Without a part, the rows come
-out in order at the end. The sweep comes first: its law sets the grid's learning rates.
+out in order at the end.
 ``tiny_runs.yaml`` says what the rows were made with; rows of another text or another torch are not
 mixed with them: move the tables away to make them anew.
 """
@@ -32,7 +32,6 @@ from plimsoll.catalog.tiny_tables import (
     grid_runs,
     read_rows,
     row_of,
-    rule,
     sweep_runs,
 )
 from plimsoll.evals.tinylm_corpus import read_corpus
@@ -145,7 +144,7 @@ def main() -> None:
         runs = [
             run
             for seed in seeds
-            for run in (sweep_runs(seed) if table == "sweep" else grid_runs(rule(), seed))
+            for run in (sweep_runs(seed) if table == "sweep" else grid_runs(seed))
         ]
         train(path, runs, part, parts)
         if parts == 1:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from plimsoll.api.commands import command
+from plimsoll.laws.bundled_runs import BUNDLED_RUNS
 from plimsoll.laws.forms import FORMS
 from plimsoll.laws.law import PUBLISHED, Law
 from plimsoll.report.document import Report, Table
@@ -55,6 +56,12 @@ class LawListAnswer:
                     rows=laws,
                     notes=("losses are of each law's own data: compare sizes, not losses",),
                 ),
+                Table(
+                    title="Bundled runs, to try fits on",
+                    columns=("", "what they are"),
+                    rows=tuple((table.name, table.holds) for table in BUNDLED_RUNS.values()),
+                    notes=("measured here: plimsoll laws fit tiny-grid",),
+                ),
             ),
             next_command=command("laws", "allocate", "--flops", "1e23", "--law", "chinchilla"),
         )
@@ -74,6 +81,9 @@ class LawListAnswer:
                 for form in FORMS.values()
             ],
             "laws": [law_data(law) for law in PUBLISHED.values()],
+            "bundled_runs": [
+                {"name": table.name, "holds": table.holds} for table in BUNDLED_RUNS.values()
+            ],
         }
 
 

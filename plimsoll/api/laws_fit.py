@@ -1,7 +1,7 @@
 """Fit a law to a table of runs, or compare all forms on it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from plimsoll.api.commands import command
 from plimsoll.api.laws import law_data
+from plimsoll.laws.bundled_runs import BUNDLED_RUNS
 from plimsoll.laws.compare import Compared, compare, select
 from plimsoll.laws.fit import Fit, bootstrap, fit, form_of
 from plimsoll.laws.forms import FORMS
@@ -48,7 +49,7 @@ def parse_columns(text: str) -> dict[str, str]:
 
 
 def read_runs(path: Path, columns: str, loss: str, unit: str) -> LossTable:
-    """A table of runs from a CSV.
+    """A table of runs from a CSV, or a bundled one by name; a file of that name comes first.
 
     Raises:
         SpecError: see ``laws.table.read_table``; a unit that is neither nats nor bits.
@@ -56,7 +57,11 @@ def read_runs(path: Path, columns: str, loss: str, unit: str) -> LossTable:
     if unit not in ("nats", "bits"):
         raise SpecError(f"--unit {unit!r}: expected nats or bits")
     known: Unit = "nats" if unit == "nats" else "bits"
-    return read_table(path, parse_columns(columns), loss=loss, unit=known)
+    bundled = None if path.exists() else BUNDLED_RUNS.get(str(path))
+    if bundled is None:
+        return read_table(path, parse_columns(columns), loss=loss, unit=known)
+    table = read_table(bundled.path, parse_columns(columns), loss=loss, unit=known)
+    return replace(table, name=bundled.name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,7 @@
 Ten sizes by six token counts (``catalog/tiny_tables.py``). The top tenth by compute is held out:
 every form is fitted to the rest and judged there. ``selected`` chooses as ``laws fit`` does, on
 all points and their splits, or blindly, on the rest alone.
-Leaves out: sizes beyond 350,000 parameters, where this text is too short.
+Leaves out: sizes beyond 260,000 parameters, tokens beyond 150,000.
 """
 
 import functools

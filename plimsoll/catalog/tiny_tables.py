@@ -51,8 +51,8 @@ _SWEEP_LR = {
     64: (1.15e-3, 2e-3, 3.5e-3, 6e-3, 10.5e-3),
 }
 _SWEEP_BATCH = (32, 64, 128, 256)
-_GRID_HIDDEN = (32, 36, 40, 48, 56, 64, 76, 88, 104, 120)
-_GRID_TOKENS = (16_384, 28_672, 49_152, 86_016, 147_456, 262_144)
+_GRID_HIDDEN = (32, 36, 40, 44, 48, 56, 64, 76, 88, 104)
+_GRID_TOKENS = (9_216, 16_384, 28_672, 49_152, 86_016, 147_456)
 _ANCHOR = (size_of(32), 49_152, 6e-3, 32)  # params, tokens, and the sweep's best pair there
 GRID_RULE = replace(
     STEP_LAW,

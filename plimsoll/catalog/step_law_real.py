@@ -2,7 +2,9 @@
 
 Two sizes, two token counts, 5 learning rates by 4 batches (``catalog/tiny_tables.py``). Each cell
 is left out in turn, the law fitted to the other three, and its pair judged by the regret there.
-The rival is the one pair with the least mean regret on the same three cells.
+The rival is the one pair with the least mean regret on the same three cells. Losses are those of
+the held-out text, which all runs share. Bowls here are steeper than at published size (twice the
+batch costs 2 to 3 %), so that they are fitted to points within 5 % of a cell's minimum, not 2 %.
 Leaves out: other depths; batches of more than 256 tokens, which are too few steps here.
 """
 
@@ -12,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from plimsoll.catalog.contract import AtLeast, AtMost, Check, Context, Measured
+from plimsoll.catalog.contract import AtLeast, AtMost, Check, Context, Measured, Report
 from plimsoll.catalog.tiny_repeat import repeated
 from plimsoll.catalog.tiny_tables import SWEEP, sweep_table
 from plimsoll.laws.hyper import STEP_LAW, StepLaw
@@ -60,7 +62,7 @@ def _best_pair(table: LossTable) -> tuple[float, float]:
 
 
 @functools.cache
-def left_out(loss: str = "smooth_loss") -> tuple[LeftOut, ...]:
+def left_out(loss: str = "loss") -> tuple[LeftOut, ...]:
     """Every cell in turn, judged by that column of the sweep."""
     table = sweep_table(loss)
     found = []
@@ -84,8 +86,8 @@ def _pair(law: StepLaw, params: float, tokens: float) -> tuple[float, float]:
     return float(law.lr(params, tokens)), float(law.batch(params, tokens))
 
 
-def left_out_regret(kind: str, loss: str = "smooth_loss") -> Callable[[Context], Measured]:
-    """Mean regret in percent on the cell left out; ``kind``: law, constant or published."""
+def left_out_regret(kind: str, loss: str = "loss") -> Callable[[Context], Measured]:
+    """The largest regret in percent on a cell left out; ``kind``: law, constant or published."""
 
     def compute(context: Context) -> Measured:
         del context
@@ -96,7 +98,7 @@ def left_out_regret(kind: str, loss: str = "smooth_loss") -> Callable[[Context],
             f"law {c.law:.2%}, constant {c.constant:.2%}, published {c.published:.2%}"
             for c in cells
         )
-        return Measured(value=float(np.mean(values)), values=values, detail=told)
+        return Measured(value=max(values), values=values, detail=told)
 
     return compute
 
@@ -131,7 +133,7 @@ TRAINED_CHECKS = (
     ),
     Check(
         claim="distance",
-        title="tiny models: regret in a cell of a law fitted to the other three, mean of four",
+        title="tiny models: largest regret in a cell of a law fitted to the other three",
         how="run",
         band=AtMost(0.5),
         compute=left_out_regret("law"),
@@ -139,6 +141,22 @@ TRAINED_CHECKS = (
         ablation=left_out_regret("constant"),
         ablation_title="the best constant pair of the other three",
         fitted_on="three of the four cells",
+    ),
+    Check(
+        claim="distance",
+        title="the same, the published factors and powers",
+        how="run",
+        band=AtLeast(2.0),
+        compute=left_out_regret("published"),
+        unit="%",
+    ),
+    Check(
+        claim="distance",
+        title="the same by the loss smoothed over the last eighth of training",
+        how="run",
+        band=Report("an eighth of these short runs is 6,000 bytes, too few to tell half a percent"),
+        compute=left_out_regret("law", "smooth_loss"),
+        unit="%",
     ),
     Check(
         claim="distance",

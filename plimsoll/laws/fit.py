@@ -128,6 +128,14 @@ def fit(form: LossForm, table: LossTable, *, delta: float = DELTA) -> Fit:
             change="vary sizes and tokens independently, or fit a form with fewer parameters",
         )
     spread = float(((log_loss - log_loss.mean()) ** 2).sum())
+    r2 = 1 - float((residuals**2).sum()) / spread if spread > 0 else 0.0
+    if isinstance(form, Farseer) and spread > 0 and r2 <= 0:
+        raise InfeasibleError(
+            f"farseer: its fit in stages describes {table.name} worse than one loss for all points "
+            f"(R² {r2:.2f} of ln loss): differences along tokens are too noisy",
+            binding="noise of the runs",
+            change="measure each point with several seeds, or fit chinchilla",
+        )
     middle = float(np.median(np.abs(residuals - np.median(residuals)))) * 1.4826
     far = np.abs(residuals) > _OUTLIER * max(middle, 1e-12)
     return Fit(
@@ -138,7 +146,7 @@ def fit(form: LossForm, table: LossTable, *, delta: float = DELTA) -> Fit:
         loss=lowest,
         residuals=residuals,
         rmse=float(np.sqrt((residuals**2).mean())),
-        r2=1 - float((residuals**2).sum()) / spread if spread > 0 else 0.0,
+        r2=r2,
         condition=condition,
         starts_near=near,
         num_starts=total,

@@ -11,7 +11,7 @@ from plimsoll.catalog.farseer_real import error_over_best, held_out, selected
 from plimsoll.catalog.step_law_real import left_out
 from plimsoll.laws.bundled_runs import BUNDLED_RUNS
 from plimsoll.laws.fit import fit, form_of
-from plimsoll.spec.errors import SpecError
+from plimsoll.spec.errors import InfeasibleError, SpecError
 
 COLUMNS = "params=params,tokens=tokens"
 NAME = Path("tiny-grid")
@@ -28,19 +28,27 @@ def test_the_grid_is_whole_and_falls_with_tokens(grid):
     for size in np.unique(table.column("params")):
         mine = table.column("params") == size
         losses = table.loss[mine][np.argsort(table.column("tokens")[mine])]
-        assert len(losses) == 6 and (np.diff(losses) < 0).all()
+        assert len(losses) >= 6 and (np.diff(losses) < 0).all()
 
 
-@pytest.mark.parametrize("name", ["chinchilla", "chinchilla-q", "farseer"])
-def test_forms_with_an_irreducible_loss_fit_it(grid, name):
+@pytest.mark.parametrize("name", ["chinchilla", "chinchilla-q", "kaplan"])
+def test_forms_fit_it(grid, name):
     law = fit(form_of(name), grid)
-    assert law.rmse < 0.02 and law.r2 > 0.97
+    assert law.rmse < 0.02 and law.r2 > 0.94
+
+
+def test_farseer_refuses_where_its_stages_describe_nothing(grid):
+    with pytest.raises(InfeasibleError, match=r"tiny-grid worse than one loss .*too noisy"):
+        fit(form_of("farseer"), grid)
+    errors = {one.form: one for one in held_out()}
+    assert errors["farseer"].rmse < 0.01  # it does describe the runs of less compute
 
 
 def test_what_is_chosen_is_nearly_the_best_on_what_was_held_out():
     errors = {one.form: one.error for one in held_out()}
     assert errors[selected(blind=False)] <= 1.1 * min(errors.values())
-    assert error_over_best(lambda: "kaplan")(None).value > 1.1
+    assert errors[selected(blind=True)] <= 1.1 * min(errors.values())
+    assert error_over_best(lambda: "farseer")(None).value > 1.1
 
 
 def test_a_law_of_three_cells_serves_the_fourth():

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from plimsoll.api.commands import command
+from plimsoll.laws.bundled_runs import BUNDLED_RUNS
 from plimsoll.laws.cards import CARDS, Constants, LawCard, Quantity, card_of
 from plimsoll.laws.law import Law
 from plimsoll.report.document import Report, Table
@@ -56,6 +57,12 @@ class LawListAnswer:
                 ),
                 notes=("losses are of each law's own data: compare sizes, not losses",),
             ),
+            Table(
+                title="Bundled runs, to try fits on",
+                columns=("", "what they are"),
+                rows=tuple((table.name, table.holds) for table in BUNDLED_RUNS.values()),
+                notes=("measured here: plimsoll laws fit tiny-grid",),
+            ),
         ]
         tables += [
             Table(
@@ -75,7 +82,13 @@ class LawListAnswer:
 
     def data(self) -> dict[str, Any]:
         """See ``Answer``."""
-        return {"format_version": 2, "laws": [_card_data(card) for card in CARDS.values()]}
+        return {
+            "format_version": 2,
+            "laws": [_card_data(card) for card in CARDS.values()],
+            "bundled_runs": [
+                {"name": table.name, "holds": table.holds} for table in BUNDLED_RUNS.values()
+            ],
+        }
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Fit a law to a table of runs, or compare all forms on it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from plimsoll.api.law_checks import (
 )
 from plimsoll.api.law_maps import budgets_of, flop_curves, has_map, law_runs, loss_map
 from plimsoll.api.laws import law_data, spend_command
+from plimsoll.laws.bundled_runs import BUNDLED_RUNS
 from plimsoll.laws.compare import Compared, compare, select
 from plimsoll.laws.fit import Fit, bootstrap, fit, form_of
 from plimsoll.laws.forms import FORMS
@@ -61,7 +62,8 @@ def parse_columns(text: str) -> dict[str, str]:
 
 
 def read_runs(paths: Path | Sequence[Path], columns: str, loss: str, unit: str) -> LossTable:
-    """A table of runs from one CSV or several; ``unit`` "" reads it off them.
+    """A table of runs from one CSV or several, or bundled ones by name (a file of that name comes
+    first); ``unit`` "" reads it off them.
 
     Raises:
         SpecError: see ``laws.table.read_table`` and ``joined``; a unit that is neither nats nor
@@ -72,7 +74,13 @@ def read_runs(paths: Path | Sequence[Path], columns: str, loss: str, unit: str) 
         raise SpecError(f"--unit {unit!r}: expected nats or bits.{suggest(unit, known)}")
     files = [paths] if isinstance(paths, Path) else paths
     wanted = parse_columns(columns)
-    return joined([read_table(path, wanted, loss=loss, unit=known[unit]) for path in files])
+    tables = []
+    for path in files:
+        bundled = None if path.exists() else BUNDLED_RUNS.get(str(path))
+        where = path if bundled is None else bundled.path
+        table = read_table(where, wanted, loss=loss, unit=known[unit])
+        tables.append(table if bundled is None else replace(table, name=bundled.name))
+    return joined(tables)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -269,7 +277,7 @@ def _comparison(found: Sequence[Compared]) -> Table:
             )
         )
     titles = {"compute": "top compute", "params": "largest sizes", "folds": "random folds"}
-    refused = tuple(f"{one.form.name}: {one.why_not}" for one in found if one.why_not)
+    refused = tuple(one.why_not for one in found if one.why_not)
     return Table(
         title="Forms on the same splits",
         columns=("", *(titles.get(name, name) for name in names), "in the fit", "BIC"),

@@ -2,8 +2,8 @@
 
 The published surface, sampled with noise, stands for the released grid, which has no licence and
 is read only from a user's copy (``laws/farseer_grid.csv`` in the data folder, columns N, D, loss).
-Real points are the shipped over-training runs, on which the nine parameters cannot be told apart.
-Leaves out: runs of tiny models over a grid of sizes and tokens.
+Real points are the shipped over-training runs, on which the nine parameters cannot be told apart,
+and a grid of tiny models trained here (``catalog/farseer_real.py``).
 Source: arXiv 2506.10972.
 """
 
@@ -25,6 +25,7 @@ from plimsoll.catalog.contract import (
     System,
     Within,
 )
+from plimsoll.catalog.farseer_real import TRAINED_CHECKS
 from plimsoll.laws.allocate import compute_optimal
 from plimsoll.laws.compare import compare, select
 from plimsoll.laws.fit import fit, form_of
@@ -253,6 +254,8 @@ SYSTEM = System(
         "laws/fit.py",
         "laws/compare.py",
         "laws/allocate.py",
+        "catalog/tiny_runs.py",
+        "catalog/tiny_tables.py",
     ),
     checks=(
         Check(
@@ -310,6 +313,7 @@ SYSTEM = System(
             compute=_refuses,
             slow=True,
         ),
+        *TRAINED_CHECKS,
         Check(
             claim="error",
             title="user's copy of the 404 runs, top decile of compute, RMSE of ln loss",
@@ -347,5 +351,4 @@ SYSTEM = System(
         "allocation": "With C = 6ND the printed constants give D/N that falls up to 1e20 and then "
         "rises slowly, and have no interior optimum from 1e23 on: the first term keeps falling."
     },
-    waiting=("a grid of eight sizes of tiny models, really trained, forms compared on it",),
 )

@@ -15,7 +15,16 @@ from torch.nn.functional import cross_entropy
 
 from plimsoll.evals.tinylm_corpus import read_corpus
 
-__all__ = ["LENGTH", "VOCAB", "Logits", "held_out", "init_small", "qwen_config", "train_text"]
+__all__ = [
+    "LENGTH",
+    "VOCAB",
+    "Logits",
+    "held_out",
+    "init_small",
+    "qwen_config",
+    "text",
+    "train_text",
+]
 
 VOCAB = 128
 LENGTH = 32
@@ -42,7 +51,7 @@ def qwen_config(hidden: int, layers: int = 2, ffn: int | None = None) -> dict[st
 
 
 @functools.cache
-def _text() -> tuple[Tensor, Tensor]:
+def text() -> tuple[Tensor, Tensor]:
     """(text to learn from, held-out windows [n, L + 1])."""
     raw = "\n".join(read_corpus().documents).encode("ascii")[:_TEXT_BYTES]
     data = torch.from_numpy(np.frombuffer(raw, dtype=np.uint8).astype(np.int64))
@@ -65,7 +74,7 @@ def train_text(
     model: nn.Module, logits: Logits, *, lr: float, batch_tokens: int, tokens: int, seed: int
 ) -> float:
     """Held-out loss (nats a token) after ``tokens`` in batches of ``batch_tokens``."""
-    data, _ = _text()
+    data, _ = text()
     gen = torch.Generator().manual_seed(seed)
     batch = batch_tokens // LENGTH
     steps = max(1, tokens // batch_tokens)
@@ -89,7 +98,7 @@ def train_text(
 @torch.no_grad()
 def held_out(logits: Logits) -> float:
     """Mean loss of the held-out text, nats a token."""
-    _, windows = _text()
+    _, windows = text()
     losses = [
         cross_entropy(logits(part[:, :-1]).flatten(0, 1), part[:, 1:].flatten(), reduction="sum")
         for part in windows.split(256)

@@ -22,7 +22,7 @@ laws_app = typer.Typer(
     help="Scaling laws: list, fit, predict, split a budget.", no_args_is_help=True
 )
 
-Runs = Annotated[list[Path], Argument(help="CSV files with a row a training run.")]
+Runs = Annotated[list[Path], Argument(help="CSVs with a row a run, or tiny-grid.")]
 Columns = Annotated[str, Option(help="Headers of the inputs, as in params=N,tokens=D_b*1e9.")]
 Loss = Annotated[str, Option(help="Header of the loss.")]
 Unit = Annotated[str, Option(help="nats or bits; else as headers say, else nats.")]

@@ -128,6 +128,14 @@ def fit(form: LossForm, table: LossTable, *, delta: float = DELTA) -> Fit:
             change="vary sizes and tokens independently, or fit a form with fewer parameters",
         )
     spread = float(((log_loss - log_loss.mean()) ** 2).sum())
+    r2 = 1 - float((residuals**2).sum()) / spread if spread > 0 else 0.0
+    if isinstance(form, Farseer) and spread > 0 and r2 <= 0:
+        raise InfeasibleError(
+            f"farseer's fit in stages describes {table.name} worse than one loss for all points "
+            f"(R² {r2:.2f} of ln loss): differences along tokens are too noisy",
+            binding="noise of the runs",
+            change="measure each point with several seeds, or fit chinchilla",
+        )
     far = np.abs(residuals) > _outlier_bound(residuals)
     return Fit(
         form=form,
@@ -137,7 +145,7 @@ def fit(form: LossForm, table: LossTable, *, delta: float = DELTA) -> Fit:
         loss=lowest,
         residuals=residuals,
         rmse=float(np.sqrt((residuals**2).mean())),
-        r2=1 - float((residuals**2).sum()) / spread if spread > 0 else 0.0,
+        r2=r2,
         condition=condition,
         starts_near=near,
         num_starts=total,

@@ -1,7 +1,4 @@
-"""What the index of laws says beside the cards: questions with their laws, and one check of each.
-
-Laws that are not there are passed over, so that both may name what is still to come.
-"""
+"""What the index of laws says beside the cards: questions with their laws, and one check of each."""
 
 __all__ = ["HEADLINES", "QUESTIONS"]
 
@@ -40,7 +37,7 @@ QUESTIONS: dict[str, tuple[str, str]] = {
 HEADLINES: dict[str, tuple[str, str]] = {
     "step-law": (
         "step-law",
-        "made sweeps: cost on larger sizes of a law fitted on smaller ones",
+        "tiny models: largest regret in a cell of a law fitted to the other three",
     ),
     "repeats": ("data-filtering", "error at 8 to 16 epochs of a law fitted up to 8"),
     "repeat-utility": (
@@ -58,7 +55,7 @@ HEADLINES: dict[str, tuple[str, str]] = {
         "tsfm-scaling",
         "in distribution: 524,288 parameters predicted from the smaller sizes",
     ),
-    "store-split": ("massiveds", "tiny runs: what the law misses"),
+    "store-split": ("massiveds", "law of the tiny runs: what it misses"),
     "kinetics": ("kinetics", "time at a length held out, larger error of the two models"),
     "ttspm": ("ttspm", "samples: predicted against observed saturation of 12 tiny models"),
     "ttspm-beta": (

@@ -1,4 +1,5 @@
-"""The tables of runs on which all forms are compared: published measurements, and one made.
+"""The tables of runs on which all forms are compared: published measurements, runs of tiny models
+trained here, and points made of a law.
 
 Leaves out: runs of one's own, for which there is ``plimsoll laws compare``.
 """
@@ -8,7 +9,9 @@ from dataclasses import replace
 
 from plimsoll.catalog.contract import Context
 from plimsoll.catalog.farseer import overtraining, sampled
-from plimsoll.catalog.parscale import losses
+from plimsoll.catalog.farseer_real import grid_table
+from plimsoll.catalog.massiveds_runs import read_store_runs, table_of
+from plimsoll.catalog.parscale_published import losses
 from plimsoll.laws.repeats import MEASURED_EPOCHS
 from plimsoll.laws.table import LossTable, read_table
 
@@ -32,5 +35,7 @@ def tables(context: Context) -> Iterator[tuple[str, LossTable]]:
     yield "repeated", replace(runs.rows(few), name=title, lines=())
     surface = sampled(_NOISE, 0)
     yield "made", replace(surface, name=f"points made of Farseer's surface, {_NOISE:.1%} noise")
+    yield "tiny", replace(grid_table(), name="tiny models of text, trained here", lines=())
+    yield "store", table_of(read_store_runs())
     for corpus, title in _STREAMS.items():
         yield title, replace(losses(corpus), name=f"parallel streams on {title}")

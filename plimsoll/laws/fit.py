@@ -131,7 +131,7 @@ def fit(form: LossForm, table: LossTable, *, delta: float = DELTA) -> Fit:
     r2 = 1 - float((residuals**2).sum()) / spread if spread > 0 else 0.0
     if isinstance(form, Farseer) and spread > 0 and r2 <= 0:
         raise InfeasibleError(
-            f"farseer: its fit in stages describes {table.name} worse than one loss for all points "
+            f"farseer's fit in stages describes {table.name} worse than one loss for all points "
             f"(R² {r2:.2f} of ln loss): differences along tokens are too noisy",
             binding="noise of the runs",
             change="measure each point with several seeds, or fit chinchilla",

@@ -1,4 +1,4 @@
-"""What the index of laws says beside the cards: questions with their laws, and one check of each."""
+"""What the index of laws says beside the cards: questions with their laws, a check of each."""
 
 __all__ = ["HEADLINES", "QUESTIONS"]
 

@@ -23,8 +23,13 @@ _PACKAGES = (
     ("matplotlib", "report", "SVG and PNG figures"),
     ("polars", "frames", "calibrating from tables"),
     ("ray", "cluster", "searches over many machines"),
+    ("faiss-cpu", "retrieval", "datastores to retrieve from"),
     ("torch", "torch", "checks that run on real tensors"),
 )
+
+
+_MODULES = {"faiss-cpu": "faiss"}
+"""What is imported, where it is not called like the package."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,8 +85,11 @@ def doctor() -> DoctorAnswer:
     rows = []
     for name, extra, purpose in _PACKAGES:
         version = ""
-        if importlib.util.find_spec(name) is not None:
-            version = metadata.version(name)
+        if importlib.util.find_spec(_MODULES.get(name, name)) is not None:
+            try:
+                version = metadata.version(name)
+            except metadata.PackageNotFoundError:  # the same module from another package
+                version = "another build"
         rows.append((name, extra, purpose, version))
     return DoctorAnswer(
         rows=tuple(rows), python=platform.python_version(), cores=os.cpu_count() or 1

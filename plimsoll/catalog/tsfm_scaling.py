@@ -410,7 +410,7 @@ _CHECKS = (
     ),
     Check(
         claim="known",
-        title="AR(1): loss above its entropy, worst of both architectures and seeds",
+        title="AR(1): loss above its entropy, of two architectures and all seeds the furthest off",
         how="run",
         band=Between(*_KNOWN),
         compute=_known_answer(leak=False),

@@ -42,7 +42,10 @@ ladder = ScoreLadder(
 rows = [(2023, 0.40), (2024, 0.50), (2025, 0.60)]
 models = [
     RatedModel(
-        name=f"m{year}", family=f"f{year}", params=7e9, scores={"exam": score},
+        name=f"m{year}",
+        family=f"f{year}",
+        params=7e9,
+        scores={"exam": score},
         released=date(year, 3, 1),
     )
     for year, score in rows

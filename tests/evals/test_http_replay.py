@@ -1,6 +1,7 @@
 """Replays keep the times of the workload, its clients' patience, and say what came back."""
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -44,6 +45,9 @@ def test_clients_give_up() -> None:
     sent = workload(20, output_tokens=np.full(20, 30), cancel_after_s=patience)
     with serving(FakeEngine(text_tools(), pace_s=0.01)) as live:
         found = replay_http(sent, live.url)
+        deadline = time.monotonic() + 20  # the server hears of a client gone at its next write
+        while len(live.engine.cancels) < 5 and time.monotonic() < deadline:
+            time.sleep(0.01)
         assert len(live.engine.cancels) == 5
     assert (found.status == np.where(np.isfinite(patience), 1, 0)).all()
 

@@ -70,11 +70,16 @@ def load(prompts: Sequence[int], outputs: Sequence[int]) -> Workload:
 
 
 def cluster(
-    router: Any, *, num_blocks: Sequence[int] = (1000, 1000), policy: Any = None, **options: Any
+    router: Any,
+    *,
+    num_blocks: Sequence[int] = (1000, 1000),
+    clocks: Sequence[LinearClock] = (CLOCK, CLOCK),
+    policy: Any = None,
+    **options: Any,
 ) -> SimulatedExecutor:
     specs = [
-        InstanceSpec(clock=CLOCK, policy=policy or ChunkedPrefillPolicy(), num_blocks=blocks)
-        for blocks in num_blocks
+        InstanceSpec(clock=clock, policy=policy or ChunkedPrefillPolicy(), num_blocks=blocks)
+        for clock, blocks in zip(clocks, num_blocks, strict=True)
     ]
     options.setdefault("transfer_s", lambda source, target, tokens: 0.01 + 1e-4 * tokens)
     return SimulatedExecutor(specs, router, check_books=True, **options)
@@ -238,12 +243,13 @@ def test_destination_killed_the_request_ends_at_its_source() -> None:
 def test_fast_forward_equals_stepping(seed: int, rate: float) -> None:
     from tests.serving.clusters import assert_same
 
-    # odd times: an idle target's steps begin when a copy arrives, and must not end with a tick,
-    # where rounding would say which of the two comes first
+    # odd times, and a target whose steps take no multiple of the source's: a step that began with
+    # one copy must not end with a tick or the next copy, where rounding would say which is first
     work = poisson(30, rate=rate, seed=seed)
     runs = [
         cluster(
             Mover(at_s=np.arange(0.2, 5, 0.2).tolist(), tick_s=0.0493171),
+            clocks=(CLOCK, LinearClock(step_base_s=0.0213719, token_s=1.13e-4)),
             transfer_s=lambda source, target, tokens: 0.011317 + 1.03719e-4 * tokens,
             fast_forward=fast,
         ).run(work)

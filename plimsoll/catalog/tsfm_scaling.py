@@ -321,8 +321,8 @@ _CHECKS = (
     ),
     Check(
         claim="power-law",
-        title="in distribution: 524,288 parameters predicted from the smaller sizes, a floor in "
-        "the law of both architectures",
+        title="in distribution: 524,288 parameters predicted from the smaller sizes, laws with a "
+        "floor",
         how="run",
         band=AtMost(3.0),
         compute=_largest(floor=True),

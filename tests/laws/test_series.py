@@ -69,7 +69,7 @@ def test_a_planted_law_is_found_with_or_without_its_floor(alpha, floor):
 
 
 def test_the_largest_size_does_not_choose_the_form_that_predicts_it():
-    """Of the stored runs five sizes of the decoder ask for a floor, the four smaller ones do not."""
+    """Of the stored runs five sizes of the decoder ask for a floor, the smaller four do not."""
     key = "decoder", "params"
     chosen, bare, floored = (
         fit_axes(shipped_runs(), "id_excess", floor=floor)[key] for floor in (None, False, True)

@@ -53,7 +53,7 @@ HEADLINES: dict[str, tuple[str, str]] = {
     "densing-law": ("densing-law", "doubling time of the records since 2023"),
     "series": (
         "tsfm-scaling",
-        "in distribution: 524,288 parameters predicted from the smaller sizes",
+        "in distribution: 524,288 parameters predicted from the smaller sizes, laws with a floor",
     ),
     "store-split": ("massiveds", "law of the tiny runs: what it misses"),
     "kinetics": ("kinetics", "time at a length held out, larger error of the two models"),

@@ -3,7 +3,8 @@
     python scripts/parscale_runs.py [--seeds 0,1,2] [--out FILE]
 
 Six models a seed, about ten seconds each on a free core. Rows are written as they come; a row that
-is there already is not trained again.
+is there already is not trained again, and rows of other settings or versions are not mixed with
+them: move the table away to make it anew.
 """
 
 import argparse
@@ -15,6 +16,9 @@ import numpy
 import torch
 
 from plimsoll.catalog.parscale_real import SETTING, StreamCell, cells, train_cell
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from scripts.run_rows import append, unlock, whole_text  # noqa: E402
 
 COLUMNS = ("seed", "kind", "width", "streams", "prefix", "params", "loss")
 OUT = Path(__file__).resolve().parents[1] / "plimsoll" / "library" / "laws" / "parscale_tiny.csv"
@@ -33,9 +37,7 @@ def header() -> str:
 
 def known(path: Path) -> set[tuple[int, StreamCell]]:
     """Which runs the file holds."""
-    if not path.exists():
-        return set()
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line[0] != "#"]
+    lines = [line for line in whole_text(path).splitlines() if not line.startswith("#")]
     return {
         (
             int(row["seed"]),
@@ -50,26 +52,33 @@ def known(path: Path) -> set[tuple[int, StreamCell]]:
     }
 
 
+def check_header(path: Path) -> None:
+    """Stop if there are rows that were made with something else."""
+    there = [line for line in whole_text(path).splitlines() if line.startswith("#")]
+    other = sorted(set(there) - set(header().splitlines()))
+    if other:
+        sys.exit(f"{path}: was made with other settings ({other[0]}); move it away to make it anew")
+
+
 def main() -> None:
     """Train what is missing."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--out", type=Path, default=OUT)
     given = parser.parse_args()
-    there = known(given.out)
     given.out.parent.mkdir(parents=True, exist_ok=True)
-    if not there:
-        given.out.write_text(header() + ",".join(COLUMNS) + "\n", encoding="utf-8")
+    there = known(given.out)
     for seed in map(int, given.seeds.split(",")):
         for cell in cells():
             if (seed, cell) in there:
                 continue
+            check_header(given.out)
             run = train_cell(cell, seed)
             row = (seed, cell.kind, cell.width, cell.streams, cell.prefix, run.params)
             line = ",".join(map(str, row)) + f",{run.loss:.6f}\n"
-            with given.out.open("a", encoding="utf-8") as file:
-                file.write(line)
+            append(given.out, line, header=header() + ",".join(COLUMNS) + "\n")
             print(line, end="", flush=True)
+    unlock(given.out)
 
 
 if __name__ == "__main__":

@@ -4,13 +4,14 @@
 
 Rows are added to series_runs.csv, series_looks.csv and series_rates.csv as runs end, and what is
 there is not run again, so an interrupted sweep goes on where it was; architectures and parts may
-run side by side. When all runs are there the tables are sorted and series_runs.yaml says how they
-came about. About twelve CPU minutes in all.
+run side by side. When the last run ends the tables are sorted and series_runs.yaml says how they
+came about; tables that are whole stay as they are. About twelve CPU minutes in all.
 """
 
 import argparse
 import csv
 import platform
+import sys
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -20,10 +21,17 @@ import torch
 import yaml
 
 from plimsoll.catalog import tsfm_runs as runs
+from plimsoll.spec.csv_records import csv_line
+from plimsoll.spec.io import write_text
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from scripts.run_rows import append, unlock, whole_text  # noqa: E402
 
 FOLDER = Path(__file__).parents[1] / "plimsoll" / "library" / "laws"
 SEEDS = (0, 1, 2)
 DATA_WIDTH = 64
+RUNS, LOOKS, RATES = "series_runs.csv", "series_looks.csv", "series_rates.csv"
+ABOUT = "series_runs.yaml"
 SCORES = ("excess", "error", "bound", "horizon_excess", "mape", "mase")
 RUN_COLUMNS = (
     "arch",
@@ -42,18 +50,17 @@ RATE_COLUMNS = ("arch", "width", "rate", "tried")
 
 def rows_of(path: Path) -> list[dict[str, str]]:
     """Rows so far."""
-    if not path.exists():
-        return []
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+    return list(csv.DictReader(whole_text(path).splitlines()))
+
+
+def lines_of(rows: Iterable[tuple[object, ...]]) -> str:
+    """Rows as text."""
+    return "".join(csv_line(str(cell) for cell in row) for row in rows)
 
 
 def add(path: Path, columns: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> None:
-    """Append rows in one write; a new file gets its header."""
-    lines = [",".join(columns)] if not path.exists() else []
-    lines += [",".join(str(cell) for cell in row) for row in rows]
-    with path.open("a", encoding="utf-8", newline="") as file:
-        file.write("\n".join(lines) + "\n")
+    """Append rows; a new file gets its header."""
+    append(path, lines_of(rows), header=lines_of([columns]))
 
 
 def cells(arch: runs.Arch, part: str = "") -> list[tuple[int, int, float]]:
@@ -78,24 +85,23 @@ def scores(scored: runs.Scored) -> list[str]:
     return [f"{number:.6g}" for number in numbers]
 
 
-def sweep(arch: runs.Arch, out: Path, part: str, seeds: Sequence[int]) -> None:
-    """The runs of an architecture that are not there yet."""
+def sweep(arch: runs.Arch, out: Path, part: str, seeds: Sequence[int]) -> int:
+    """Train the runs of an architecture that are not there yet; how many those were."""
+    trained = 0
     for width in runs.WIDTHS:
-        known = {(row["arch"], row["width"]) for row in rows_of(out / "series_rates.csv")}
+        known = {(row["arch"], row["width"]) for row in rows_of(out / RATES)}
         if (arch, str(width)) not in known:
+            torch.set_num_threads(1)
             rate, tried = runs.tuned_rate(arch, width)
             words = " ".join(f"{r:g}:{loss:.4f}" for r, loss in tried.items())
-            add(out / "series_rates.csv", RATE_COLUMNS, [(arch, width, f"{rate:g}", words)])
+            add(out / RATES, RATE_COLUMNS, [(arch, width, f"{rate:g}", words)])
             print(arch, width, "rate", rate, words, flush=True)
     rates = {
-        int(row["width"]): float(row["rate"])
-        for row in rows_of(out / "series_rates.csv")
-        if row["arch"] == arch
+        int(row["width"]): float(row["rate"]) for row in rows_of(out / RATES) if row["arch"] == arch
     }
     for width, seed, share in cells(arch, part):
         done = {
-            (row["arch"], row["width"], row["seed"], row["share"])
-            for row in rows_of(out / "series_runs.csv")
+            (row["arch"], row["width"], row["seed"], row["share"]) for row in rows_of(out / RUNS)
         }
         if seed not in seeds or (arch, str(width), str(seed), f"{share:g}") in done:
             continue
@@ -106,7 +112,7 @@ def sweep(arch: runs.Arch, out: Path, part: str, seeds: Sequence[int]) -> None:
             looks = [
                 (arch, run.params, seed, look.tokens, f"{look.excess:.6g}") for look in run.looks
             ]
-            add(out / "series_looks.csv", LOOK_COLUMNS, looks)
+            add(out / LOOKS, LOOK_COLUMNS, looks)
         row = (arch, width, run.params, seed, f"{rates[width]:g}", f"{share:g}")
         row += (
             run.data_tokens,
@@ -114,25 +120,35 @@ def sweep(arch: runs.Arch, out: Path, part: str, seeds: Sequence[int]) -> None:
             *scores(run.scores["id"]),
             *scores(run.scores["ood"]),
         )
-        add(out / "series_runs.csv", RUN_COLUMNS, [row])
+        add(out / RUNS, RUN_COLUMNS, [row])
         print(*row, f"{time.process_time() - began:.0f} s", flush=True)
+        trained += 1
+    return trained
 
 
-def finish(out: Path) -> bool:
-    """Sort the tables and write where they come from, if all runs are there."""
-    have = rows_of(out / "series_runs.csv")
-    if len(have) < sum(len(cells(arch)) for arch in runs.ARCHITECTURES):
-        return False
+def whole(out: Path) -> bool:
+    """Whether all runs are there."""
+    have = {(r["arch"], r["width"], r["seed"], r["share"]) for r in rows_of(out / RUNS)}
+    wanted = {
+        (arch, str(width), str(seed), f"{share:g}")
+        for arch in runs.ARCHITECTURES
+        for width, seed, share in cells(arch)
+    }
+    return wanted <= have
+
+
+def finish(out: Path) -> None:
+    """Sort the tables and write where they come from."""
     for name, columns, order in (
-        ("series_runs.csv", RUN_COLUMNS, ("share", "width", "seed")),
-        ("series_looks.csv", LOOK_COLUMNS, ("params", "seed", "tokens")),
-        ("series_rates.csv", RATE_COLUMNS, ("width",)),
+        (RUNS, RUN_COLUMNS, ("share", "width", "seed")),
+        (LOOKS, LOOK_COLUMNS, ("params", "seed", "tokens")),
+        (RATES, RATE_COLUMNS, ("width",)),
     ):
         once = {tuple(row[key] for key in ("arch", *order)): row for row in rows_of(out / name)}
         rows = list(once.values())
         rows.sort(key=lambda row: (row["arch"], *(float(row[key]) for key in order)))
-        (out / name).unlink()
-        add(out / name, columns, [tuple(row[column] for column in columns) for row in rows])
+        text = lines_of([columns, *(tuple(row[column] for column in columns) for row in rows)])
+        write_text(text, out / name)
     about = {
         "source": "scripts/write_series_runs.py",
         "as_of": time.strftime("%Y-%m-%d", time.gmtime()),
@@ -162,9 +178,7 @@ def finish(out: Path) -> bool:
             "numpy": np.__version__,
         },
     }
-    text = yaml.safe_dump(about, sort_keys=False, width=100)
-    (out / "series_runs.yaml").write_text(text, encoding="utf-8")
-    return True
+    write_text(yaml.safe_dump(about, sort_keys=False, width=100), out / ABOUT)
 
 
 def main() -> None:
@@ -175,11 +189,19 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", choices=SEEDS, default=SEEDS)
     parser.add_argument("--out", type=Path, default=FOLDER)
     given = parser.parse_args()
-    torch.set_num_threads(1)
     given.out.mkdir(parents=True, exist_ok=True)
-    for arch in (given.arch,) if given.arch else runs.ARCHITECTURES:
+    trained = sum(
         sweep(arch, given.out, given.part, given.seeds)
-    print("complete" if finish(given.out) else "runs are still missing")
+        for arch in ((given.arch,) if given.arch else runs.ARCHITECTURES)
+    )
+    if not whole(given.out):
+        print("runs are still missing")
+        return
+    if trained or not (given.out / ABOUT).exists():
+        finish(given.out)
+    for name in (RUNS, LOOKS, RATES):
+        unlock(given.out / name)
+    print("complete")
 
 
 if __name__ == "__main__":

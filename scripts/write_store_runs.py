@@ -3,6 +3,8 @@
     python scripts/write_store_runs.py --part 0/4 --out FOLDER     a quarter of the models
     python scripts/write_store_runs.py --join FOLDER               the table, from all parts
 
+Without either, it says whether the table holds all runs. Parts that are in the folder already are
+not trained again, and a table is joined from all parts or not at all.
 Every model (width, seed) of ``catalog/massiveds_real.py`` is trained once on one thread, kept after
 each of its numbers of steps, and asked all questions with each fraction of the store.
 """
@@ -10,6 +12,9 @@ each of its numbers of steps, and asked all questions with each fraction of the 
 import argparse
 import importlib.metadata
 import platform
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -22,7 +27,7 @@ from plimsoll.catalog.massiveds_real import (
     models,
     world_of,
 )
-from plimsoll.catalog.massiveds_runs import TABLE, StoreRow, StoreRuns
+from plimsoll.catalog.massiveds_runs import TABLE, StoreRow, StoreRuns, read_store_runs
 from plimsoll.spec.io import read, write
 
 SEEDS = (0, 1, 2)
@@ -68,8 +73,34 @@ def runs_of(rows: list[StoreRow]) -> StoreRuns:
             f"search of {RETRIEVED} chunks, duplicates and quiz items removed, best 3 shown"
         ),
         retriever_params=float(world_of(0).store().encoder.dim),
-        rows=tuple(sorted(rows, key=lambda r: (r.width, r.seed, r.steps, r.fraction))),
+        rows=tuple(rows),
     )
+
+
+def planned() -> list[tuple[int, int]]:
+    """(width, seed) of all training runs."""
+    return [(width, seed) for seed in SEEDS for width in SIZES]
+
+
+def missing(rows: Iterable[StoreRow]) -> list[tuple[int, int]]:
+    """Training runs of which cells are missing."""
+    there = {(row.width, row.seed, row.steps, row.fraction) for row in rows}
+    cells = [(steps, fraction) for steps in STEPS for fraction in FRACTIONS]
+    return [run for run in planned() if not all((*run, *cell) in there for cell in cells)]
+
+
+def joined(parts: Sequence[StoreRuns]) -> StoreRuns:
+    """The table of all parts."""
+    left = missing(row for part in parts for row in part.rows)
+    if left:
+        sys.exit(f"{len(left)} of {len(planned())} runs are missing, as width, seed {left[0]}")
+    if len({(part.made_with, part.settings) for part in parts}) > 1:
+        sys.exit("parts were made with different versions or settings; train all with the same")
+    rows = sorted(
+        (row for part in parts for row in part.rows),
+        key=lambda r: (r.width, r.seed, r.steps, r.fraction),
+    )
+    return replace(parts[0], as_of=max(part.as_of for part in parts), rows=tuple(rows))
 
 
 def main() -> None:
@@ -81,13 +112,17 @@ def main() -> None:
     given = parser.parse_args()
     if given.join is not None:
         parts = [read(StoreRuns, file) for file in sorted(given.join.glob("part-*.yaml"))]
-        write(runs_of([row for part in parts for row in part.rows]), TABLE)
+        write(joined(parts), TABLE)
         return
+    if given.out is None:
+        left = missing(read_store_runs().rows)
+        sys.exit(f"{len(left)} runs are missing: give --out FOLDER" if left else None)
     part, parts_in_all = (int(number) for number in given.part.split("/"))
     given.out.mkdir(parents=True, exist_ok=True)
-    cells = [(width, seed) for seed in SEEDS for width in SIZES]
-    for width, seed in cells[part::parts_in_all]:
-        write(runs_of(rows_of(width, seed)), given.out / f"part-{width}-{seed}.yaml")
+    for width, seed in planned()[part::parts_in_all]:
+        file = given.out / f"part-{width}-{seed}.yaml"
+        if not file.exists():
+            write(runs_of(rows_of(width, seed)), file)
 
 
 if __name__ == "__main__":

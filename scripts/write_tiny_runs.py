@@ -11,13 +11,10 @@ mixed with them: move the tables away to make them anew.
 """
 
 import argparse
-import fcntl
-import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -36,34 +33,15 @@ from plimsoll.catalog.tiny_tables import (
 )
 from plimsoll.evals.tinylm_corpus import read_corpus
 from plimsoll.spec.csv_records import csv_line
+from plimsoll.spec.io import write_text
 
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """One process at a time at a table."""
-    with path.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from scripts.run_rows import append, unlock, whole_text  # noqa: E402
 
 
 def stored(path: Path) -> dict[TinyRun, TinyResult]:
     """What is there; a last line that was cut off is dropped from the file."""
-    with locked(path):
-        whole = path.read_bytes() if path.exists() else b""
-        kept = whole[: whole.rfind(b"\n") + 1]
-        if kept != whole:
-            path.write_bytes(kept)
-        if not kept:
-            path.write_text(csv_line(COLUMNS), encoding="utf-8")
-        return read_rows(path) if kept.count(b"\n") > 1 else {}
-
-
-def append(path: Path, line: str) -> None:
-    """Rows, whole or not at all for other readers."""
-    with locked(path), path.open("a", encoding="utf-8") as file:
-        file.write(line)
-        file.flush()
-        os.fsync(file.fileno())
+    return read_rows(path) if whole_text(path).count("\n") > 1 else {}
 
 
 def put_in_order(path: Path, runs: list[TinyRun]) -> None:
@@ -71,10 +49,8 @@ def put_in_order(path: Path, runs: list[TinyRun]) -> None:
     rows = stored(path)
     order = sorted(rows, key=lambda r: (r.hidden, r.tokens, r.seed, r.batch, r.lr))
     text = csv_line(COLUMNS) + "".join(row_of(run, rows[run]) for run in order)
-    if text != path.read_text(encoding="utf-8"):
-        fresh = path.with_suffix(".fresh")
-        fresh.write_text(text, encoding="utf-8")
-        fresh.replace(path)
+    if text != whole_text(path):
+        write_text(text, path)
     print(f"{path.name}: {sum(run in rows for run in runs)} of {len(runs)} runs, {len(rows)} rows")
 
 
@@ -97,7 +73,7 @@ def made_with() -> dict[str, str]:
 def check_provenance(path: Path, now: dict[str, str]) -> None:
     """Write what the rows are made with, or stop if there are rows made with something else."""
     if not path.exists():
-        path.write_text(yaml.safe_dump(now, sort_keys=False, width=100), encoding="utf-8")
+        write_text(yaml.safe_dump(now, sort_keys=False, width=100), path)
     before = yaml.safe_load(path.read_text(encoding="utf-8"))
     other = [key for key in ("text_sha256", "torch", "machine") if before.get(key) != now[key]]
     if other:
@@ -123,7 +99,8 @@ def train(
             continue
         begun = time.process_time()
         results = run_all(missing)
-        append(path, "".join(row_of(*pair) for pair in zip(missing, results, strict=True)))
+        rows = "".join(row_of(*pair) for pair in zip(missing, results, strict=True))
+        append(path, rows, header=csv_line(COLUMNS))
         spent = time.process_time() - begun
         told = " ".join(f"{result.loss:.4f}" for result in results)
         print(f"{index + 1}/{len(shapes)} {missing[0]} {told} {spent:.1f} CPU s", flush=True)
@@ -150,7 +127,7 @@ def main() -> None:
             train(path, runs, part, parts)
         if parts == 1:
             put_in_order(path, runs)
-            path.with_suffix(".lock").unlink(missing_ok=True)
+            unlock(path)
 
 
 if __name__ == "__main__":

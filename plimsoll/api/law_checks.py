@@ -1,10 +1,11 @@
 """Pictures that check a law: residuals, and what it says of runs that it did not see."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from plimsoll.api.law_maps import has_map, law_runs
+from plimsoll.api.law_maps import has_map, law_runs, runs_of
 from plimsoll.laws.compare import Compared
 from plimsoll.laws.curves import optimal_path
 from plimsoll.laws.fit import Fit
@@ -65,19 +66,10 @@ def residuals(found: Fit) -> ResidualPicture:
 
 def held_out_runs(held: HeldOut) -> tuple[LawRun, ...]:
     """What was held out, with the predictions and their intervals."""
-    table = held.test
-    _, at = axis_of(table.columns)
+    runs = runs_of(held.test, [one.loss for one in held.predictions])
     return tuple(
-        LawRun(
-            line=table.lines[i] if table.lines else 0,
-            inputs={name: float(values[i]) for name, values in table.columns.items()},
-            x=float(at[i]),
-            loss=float(table.loss[i]),
-            predicted=one.loss,
-            low=one.low,
-            high=one.high,
-        )
-        for i, one in enumerate(held.predictions)
+        replace(run, low=one.low, high=one.high)
+        for run, one in zip(runs, held.predictions, strict=True)
     )
 
 
@@ -201,23 +193,8 @@ def compared_errors(
         if rest is None or one.fit is None:
             continue
         test = one.fit.table.rows(held)
-        _, at = axis_of(test.columns)
-        predicted = rest.predict(test.columns)
-        series.append(
-            ResidualSeries(
-                name=one.form.name,
-                runs=tuple(
-                    LawRun(
-                        line=test.lines[i] if test.lines else 0,
-                        inputs={key: float(values[i]) for key, values in test.columns.items()},
-                        x=float(at[i]),
-                        loss=float(test.loss[i]),
-                        predicted=float(predicted[i]),
-                    )
-                    for i in range(len(test))
-                ),
-            )
-        )
+        runs = runs_of(test, rest.predict(test.columns).tolist())
+        series.append(ResidualSeries(name=one.form.name, runs=runs))
         said.append(f"{one.form.name} {percent_text(one.errors[split])}")
     if not series or found[0].fit is None:
         return None

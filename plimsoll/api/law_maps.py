@@ -10,6 +10,7 @@ from plimsoll.laws.fit import Fit
 from plimsoll.laws.forms.contract import Floats
 from plimsoll.laws.held_out import axis_of
 from plimsoll.laws.law import Law
+from plimsoll.laws.table import LossTable
 from plimsoll.report.law_pictures import (
     BudgetLine,
     IsoFlopCurve,
@@ -31,6 +32,7 @@ __all__ = [
     "law_runs",
     "loss_map",
     "point_of",
+    "runs_of",
     "size_claim",
 ]
 
@@ -51,22 +53,28 @@ def has_map(law: Law | Fit) -> bool:
     return law.form.inputs == ("params", "tokens")
 
 
-def law_runs(found: Fit) -> tuple[LawRun, ...]:
-    """The points of a fit beside what it says of them."""
-    table = found.table
+def runs_of(
+    table: LossTable, predicted: Sequence[float], *, far: Sequence[int] = ()
+) -> tuple[LawRun, ...]:
+    """The points of a table, each beside what is ``predicted`` of it; ``far``: by index."""
     _, at = axis_of(table.columns)
-    predicted = found.predict(table.columns)
     return tuple(
         LawRun(
             line=table.lines[i] if table.lines else 0,
             inputs={name: float(values[i]) for name, values in table.columns.items()},
             x=float(at[i]),
             loss=float(table.loss[i]),
-            predicted=float(predicted[i]),
-            far=i in found.outliers,
+            predicted=loss,
+            far=i in far,
         )
-        for i in range(len(table))
+        for i, loss in enumerate(predicted)
     )
+
+
+def law_runs(found: Fit) -> tuple[LawRun, ...]:
+    """The points of a fit beside what it says of them."""
+    predicted = found.predict(found.table.columns).tolist()
+    return runs_of(found.table, predicted, far=found.outliers)
 
 
 def point_of(one: Allocation, name: str = "") -> LawPoint:

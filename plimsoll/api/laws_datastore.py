@@ -221,7 +221,7 @@ def weigh_datastore(
     most_tokens: float = float("inf"),
     columns: str = "params=params,tokens=tokens,datastore=datastore",
     loss: str = "loss",
-    unit: str = "nats",
+    unit: str = "",
     stretch: float = 10.0,
     seed: int = 0,
 ) -> DatastoreAnswer:

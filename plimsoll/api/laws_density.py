@@ -23,6 +23,7 @@ from plimsoll.api.laws_density_trend import (
 from plimsoll.laws.density import Density, RatedModel, ScoreLadder, density, fit_ladder, mean_score
 from plimsoll.laws.density_trend import DAYS_PER_MONTH, trend
 from plimsoll.laws.rated_models import read_rated_models, read_release_months
+from plimsoll.laws.table import header_and_factor
 from plimsoll.report.document import KeyNumber, Report, Table
 from plimsoll.report.wording import short_count_text
 from plimsoll.spec.errors import InfeasibleError, SpecError, suggest
@@ -267,8 +268,8 @@ def read_models(
         months = read_release_months(released)
     elif "released" in columns:
         months = read_release_months(path, name=name, month=columns["released"])
-    params, scale = _scaled(columns.get("params", "params"))
-    active, other = _scaled(columns.get("active", ""))
+    params, scale = header_and_factor(columns.get("params", "params"))
+    active, other = header_and_factor(columns.get("active", ""))
     if active and other != scale:
         raise SpecError("--columns: params and active carry different factors; expected one")
     return read_rated_models(
@@ -281,16 +282,6 @@ def read_models(
         active=active,
         scale=scale,
     )
-
-
-def _scaled(text: str) -> tuple[str, float]:
-    title, star, factor = text.rpartition("*")
-    if not star:
-        return text, 1.0
-    try:
-        return title.strip(), float(factor)
-    except ValueError:
-        raise SpecError(f"--columns {text!r}: {factor!r} is no factor; as in size*1e9") from None
 
 
 def densities(

@@ -326,24 +326,30 @@ def _fit(runs: list[PoolRuns], kind: Kind, floor: float | None) -> FitJudged:
         )
     unit = max(float(seen.min()) / _UNITS, 1e-9)
 
-    def fit(d: float, some: Sequence[PoolRuns] = runs) -> FittedPools:
-        return fit_pools(some, d=d, kind=kind, normaliser=unit, values=_VALUES, **_BOXES)
+    def fit(some: Sequence[PoolRuns]) -> FittedPools:
+        """With the floor given, or the one that these runs say."""
 
-    if floor is not None:
-        found = fit(floor)
-    else:
-        low, high = lowest, lowest + 0.95 * (least - lowest)
+        def with_floor(d: float) -> FittedPools:
+            return fit_pools(some, d=d, kind=kind, normaliser=unit, values=_VALUES, **_BOXES)
+
+        if floor is not None:
+            return with_floor(floor)
+        high = lowest + 0.95 * (min(float(one.error.min()) for one in some) - lowest)
+        low = lowest
         for _ in range(_ZOOMS):
             tried = np.linspace(low, high, _FLOORS)
-            found = min((fit(d) for d in tried.tolist()), key=lambda fitted: fitted.residual)
+            best = min((with_floor(d) for d in tried.tolist()), key=lambda fitted: fitted.residual)
             step = (high - low) / (_FLOORS - 1)
-            low, high = max(low, found.law.d - step), min(high, found.law.d + step)
+            low, high = max(low, best.law.d - step), min(high, best.law.d + step)
+        return best
+
+    found = fit(runs)
     held: dict[str, float] = {}
     if min(len(one.seen) for one in runs) >= _LEAST_TO_HOLD:
         for i, one in enumerate(runs):
             at = int(np.argmax(one.seen))
             rest = replace(one, seen=np.delete(one.seen, at), error=np.delete(one.error, at))
-            shorter = fit(found.law.d, [*runs[:i], rest, *runs[i + 1 :]])
+            shorter = fit([*runs[:i], rest, *runs[i + 1 :]])
             said = shorter.law.error(mix([shorter.pools[i]]), float(one.seen[at]))
             held[one.name] = abs(said / float(one.error[at]) - 1)
     return FitJudged(

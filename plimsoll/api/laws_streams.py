@@ -261,6 +261,16 @@ def _shape(base: str) -> tuple[str, StreamShape]:
     return model.name, stream_shape(model)
 
 
+def _one_device(on: str) -> Device:
+    fleet = parse_fleet(on)
+    if fleet.num_devices > 1:
+        raise SpecError(
+            f"--on {on}: {fleet.num_devices} devices; both ways are costed on one, so name one, as "
+            f"in {fleet.parts[0].device.name}"
+        )
+    return fleet.parts[0].device
+
+
 def laws_streams(
     base: str,
     on: str,
@@ -277,13 +287,13 @@ def laws_streams(
     request (its whole batch) and of a million output tokens; 0 for none.
 
     Raises:
-        SpecError: an unknown model, law or device, or numbers that cannot be.
+        SpecError: an unknown model, law or device, several devices, or numbers that cannot be.
         InfeasibleError: nothing keeps the bounds or fits the device.
         UnsupportedError: a model whose layers are not costed with streams.
     """
     found = law_of(law)
     name, shape = _shape(base)
-    device = parse_fleet(on).parts[0].device
+    device = _one_device(on)
     load = load or StreamLoad()
     choices = stream_choices(found, shape, device, load, streams=streams, dtype=dtype)
     best = best_offer(choices, latency_s=latency_s, usd_per_million=usd_per_million)

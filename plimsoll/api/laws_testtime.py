@@ -338,6 +338,6 @@ def spend_test_time(
 
 def _numbers(each: Traces) -> Sequence[int]:
     """Numbers of samples to look at: all up to 16, then powers of two and halves between."""
-    steps = [m * 2**k // 2 for k in range(5, 20) for m in (2, 3)]
+    steps = [m * 2**k // 2 for k in range(4, 20) for m in (2, 3)]
     above = [n for n in steps if _ALL_TRIALS < n < each.trials]
     return sorted({*range(1, min(each.trials, _ALL_TRIALS) + 1), *above, each.trials})

@@ -21,7 +21,7 @@ def datastore(
         str, Option(help="Headers of the inputs, as in params=N,tokens=D_b*1e9,datastore=S.")
     ] = "params=params,tokens=tokens,datastore=datastore",
     loss: Annotated[str, Option(help="Header of the loss.")] = "loss",
-    unit: Annotated[str, Option(help="nats or bits, a token or a byte.")] = "nats",
+    unit: Annotated[str, Option(help="nats or bits; else as headers say, else nats.")] = "",
     stretch: Annotated[float, Option(help="How far beyond the runs to look, in times.")] = 10.0,
     seed: Seed = 0,
     json: Json = False,

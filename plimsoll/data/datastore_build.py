@@ -168,10 +168,7 @@ def _write_shard(target: Path, part: Sequence[Chunk], encoder: Encoder) -> None:
     text = _lines(part).encode()
     (partial / "chunks.jsonl").write_bytes(text)
     np.save(partial / "embeddings.npy", vectors)
-    _write_json(
-        partial / "shard.json",
-        {"chunks": len(part), "sha256": hashlib.sha256(text).hexdigest()},
-    )
+    _write_json(partial / "shard.json", {"chunks": len(part), "sha256": _digest(text)})
     os.replace(partial, target)
 
 
@@ -204,12 +201,17 @@ def open_datastore(folder: Path, encoder: Encoder) -> Datastore:
             f"{folder}: its build was interrupted (no datastore.json); build it again with the "
             "same documents to go on"
         )
-    if _read_json(folder / "build.json")["encoder"] != encoder.settings:
+    if _read_json(folder / "build.json").get("encoder") != encoder.settings:
         raise SpecError(
             f"{folder}: was built with another encoder; queries need the same one, fitted on the "
             "same texts"
         )
-    num = int(_read_json(folder / "datastore.json")["shards"])
+    num = _read_json(folder / "datastore.json").get("shards")
+    if not isinstance(num, int) or num < 1:
+        raise SpecError(
+            f"{folder}/datastore.json: shards is {num!r}; expected how many there are, so build "
+            "the store again"
+        )
     return Datastore([_read_shard(folder / f"shard-{at:05d}") for at in range(num)], encoder)
 
 

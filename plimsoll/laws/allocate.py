@@ -82,6 +82,8 @@ def compute_optimal(
         instead = "fit a form of these"
         if "streams" in law.form.inputs:
             instead += ", or trade streams against params with plimsoll laws streams"
+        if "datastore" in law.form.inputs:
+            instead += ", or split it three ways with plimsoll laws datastore"
         raise SpecError(
             f"{law.form.name} has inputs {', '.join(law.form.inputs)}; compute is split "
             f"between params and tokens, {instead}"

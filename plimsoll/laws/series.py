@@ -4,7 +4,8 @@ Each law is L = (x_c/x)^alpha or has a floor added, the others being ample. Para
 equal tokens that saw nothing twice. Data: the largest model that was trained on several amounts;
 distinct tokens count, repeats do not. Compute, 6·N·tokens: those states of runs on their way that
 no cheaper one beats (runs with a falling learning rate are worse on their way than ended there).
-A floor is taken where it lowers Akaike's criterion (corrected for few points) over all runs.
+A floor is taken where it lowers Akaike's criterion (corrected for few points) over all runs; the
+prediction of the largest x is of a form that was chosen, as it was fitted, without it.
 Exponents have intervals from resampling the seeds of each point, the same ones for every score,
 so that two exponents are compared in pairs.
 Sources: arXiv 2410.12360; 2001.08361 for the axes.
@@ -43,7 +44,8 @@ _DRAWS = 200
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AxisLaw:
     """``fit`` of means over seeds at each x. ``held_out``: relative error at the largest x of a fit
-    to the others, NaN where those are too few. ``alpha_draws`` [b], empty with one seed."""
+    to the others, which chose its form too, NaN where those are too few. ``alpha_draws`` [b], empty
+    with one seed."""
 
     axis: Axis
     arch: str
@@ -103,21 +105,26 @@ def fit_axis(
         InfeasibleError: fewer than three distinct x.
     """
     table = LossTable(name=f"{arch or 'runs'} along {axis}", columns={axis: x}, loss=loss)
-    forms = [SinglePower(axis=axis, floor=False)]
-    if floor or (floor is None and len(np.unique(x)) >= 4):
-        forms.append(SinglePower(axis=axis, floor=True))
-    if floor:
-        del forms[0]
-    found = [fit(form, table, delta=_DELTA) for form in forms]
-    best = min(found, key=lambda one: _akaike(one, x, loss))
+    best = _best(axis, table, floor)
     return AxisLaw(
         axis=axis,
         arch=arch,
         score=score,
         fit=best,
-        held_out=_held_out(best.form, table),
+        held_out=_held_out(axis, table, floor),
         alpha_draws=_resampled(best, x, loss, seed),
     )
+
+
+def _best(axis: Axis, table: LossTable, floor: bool | None) -> Fit:
+    """With a floor, without, or as Akaike's criterion has it on these points."""
+    forms = [SinglePower(axis=axis, floor=False)]
+    if floor or (floor is None and len(np.unique(table.columns[axis])) >= 4):
+        forms.append(SinglePower(axis=axis, floor=True))
+    if floor:
+        del forms[0]
+    found = [fit(form, table, delta=_DELTA) for form in forms]
+    return min(found, key=lambda one: _akaike(one, table.columns[axis], table.loss))
 
 
 def _akaike(found: Fit, x: Floats, loss: Floats) -> float:
@@ -131,15 +138,15 @@ def _akaike(found: Fit, x: Floats, loss: Floats) -> float:
     return num * float(np.log(spread)) + 2 * size + 2 * size * (size + 1) / (num - size - 1)
 
 
-def _held_out(form: SinglePower, table: LossTable) -> float:
-    x = table.columns[form.axis]
+def _held_out(axis: Axis, table: LossTable, floor: bool | None) -> float:
+    x = table.columns[axis]
     top = x == x.max()
     try:
-        rest = fit(form, table.rows(~top), delta=_DELTA)
+        rest = _best(axis, table.rows(~top), floor)
     except InfeasibleError:
         return float("nan")
     truth = float(table.loss[top].mean())
-    return abs(float(rest.predict({form.axis: x[top][:1]})[0]) / truth - 1)
+    return abs(float(rest.predict({axis: x[top][:1]})[0]) / truth - 1)
 
 
 def _resampled(found: Fit, x: Floats, loss: Floats, seed: int) -> Floats:

@@ -18,7 +18,7 @@ from plimsoll.laws.plausible import Unit, check_counts, unit_of
 from plimsoll.spec.csv_records import read_records
 from plimsoll.spec.errors import SpecError
 
-__all__ = ["LossTable", "Unit", "joined", "read_table"]
+__all__ = ["LossTable", "Unit", "header_and_factor", "joined", "read_table"]
 
 _LN2 = float(np.log(2.0))
 _USUAL = {
@@ -198,7 +198,7 @@ def read_table(
     """
     wanted, factors = {}, {}
     for name, text in {**columns, "loss": loss}.items():
-        wanted[name], factors[name] = _scaled(text)
+        wanted[name], factors[name] = header_and_factor(text)
     expected = "a table of training runs"
     header, records = read_records(path, required=(), expected=expected)
     missing = {name: title for name, title in wanted.items() if title not in header}
@@ -258,8 +258,12 @@ def _no_columns(path: Path, missing: Mapping[str, str], header: Sequence[str]) -
     )
 
 
-def _scaled(text: str) -> tuple[str, float]:
-    """A header and its factor."""
+def header_and_factor(text: str) -> tuple[str, float]:
+    """``tokens_b*1e9`` as a header and what its cells are multiplied by, 1 where nothing is said.
+
+    Raises:
+        SpecError: a factor that is no number above zero.
+    """
     title, star, factor = text.rpartition("*")
     if not star:
         return text, 1.0

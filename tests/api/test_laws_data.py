@@ -276,3 +276,18 @@ def test_advice_says_that_tokens_run_out():
 def test_bad_limits(words, said):
     done = plimsoll("laws", "allocate", "--flops", "1e22", *words)
     assert done.code == 2 and said in done.err and done.out == ""
+
+
+def test_a_floor_that_is_searched_is_not_told_by_the_run_held_out(runs):
+    """What is predicted of a pool's longest run is the same whatever that run came to."""
+    header, *lines = runs.read_text().splitlines()[:6]
+    said = []
+    for factor in (1.0, 1.1):
+        *rest, error = lines[-1].split(",")
+        last = ",".join([*rest, f"{factor * float(error):.6f}"])
+        runs.write_text("\n".join([header, *lines[:-1], last]) + "\n")
+        fitted = filter_pools(runs, [640e6]).fitted
+        assert fitted is not None and not fitted.floor_given
+        off = fitted.held_out["top 10 %"]
+        said.append([factor * float(error) * (1 + sign * off) for sign in (1, -1)])
+    assert min(abs(a - b) for a in said[0] for b in said[1]) < 1e-5

@@ -121,3 +121,18 @@ def test_bad_input_is_said_in_a_sentence(runs, law, tmp_path):
         done = plimsoll("laws", "datastore", *words)
         assert (done.code, done.out) == (code, ""), done.err
         assert len(done.err.strip().splitlines()) <= 6
+
+
+def test_the_unit_is_the_one_that_the_header_says(runs, tmp_path):
+    path = tmp_path / "bits.csv"
+    path.write_text(runs.read_text().replace(",val\n", ",loss_bits\n"))
+    asked = ("laws", "datastore", str(path), "--flops", "1e22", "--columns", COLUMNS)
+    done = plimsoll(*asked, "--loss", "loss_bits", "--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["law"]["unit"] == "bits"
+
+
+def test_a_law_with_a_datastore_is_split_elsewhere(law):
+    done = plimsoll("laws", "allocate", "--flops", "1e22", "--law", str(law))
+    assert done.code == 2
+    assert "split it three ways with plimsoll laws datastore" in done.err

@@ -44,6 +44,12 @@ def test_a_bundled_model_beyond_the_fit_says_so():
     assert report.key_numbers[0].number.origin.value == "extrapolated"
 
 
+def test_several_devices_are_not_taken_for_one():
+    with pytest.raises(SpecError, match="8 devices; both ways are costed on one, so name one"):
+        laws_streams("1.6B", "8xA100-SXM-80")
+    assert laws_streams("1.6B", "1xA100-SXM-80").device.name == "A100-SXM-80"
+
+
 def test_a_users_own_fit_is_a_law_of_streams(tmp_path):
     found = losses("stack")
     rows = [
@@ -133,7 +139,7 @@ def test_plan_files_take_streams_and_exports_refuse_them(tmp_path):
 
 
 def test_a_search_with_streams_finds_a_plan_with_them_and_says_so():
-    options = SpaceOptions(streams=4, modes=("aggregated",), budgets=(2048,), max_num_seqs=(32, 64))
+    options = SpaceOptions(streams=4, modes=("aggregated",), budgets=(2048,), max_num_seqs=(32,))
     asked = ("qwen2.5-7b", "1xA100-80G", WorkloadSpec(text="256/64"))
     answer = search_plan(*asked, options=options)
     assert answer.plan.streams == 4 and answer.question.model.streams == 4

@@ -48,6 +48,14 @@ def test_flops_alone_choose_a_smaller_model_that_costs_more(traces):
     assert "leaves memory traffic out costs" in answer.report().tables[1].notes[0]
 
 
+def test_many_samples_are_looked_at_in_steps_of_half_a_doubling(tmp_path):
+    path = tmp_path / "traces.csv"
+    rows = [f"{q},qwen3-4b,180,100,0,{(q + k) % 3 == 0:d}" for q in range(5) for k in range(40)]
+    path.write_text("\n".join(["question,model,prompt_tokens,tokens,truncated,correct", *rows]))
+    answer = spend_test_time(path, on="H100-SXM", budget="1usd")
+    assert answer.num_choices == len([*range(1, 17), 24, 32, 40]), "one limit each"
+
+
 def test_latency_is_another_frontier(traces):
     """Alone on a device, weights are read for every token: small models gain."""
     money = spend_test_time(traces, on="H100-SXM", budget="0.0004usd")

@@ -233,6 +233,17 @@ def test_a_store_is_opened_whole_and_with_its_encoder(tmp_path):
         open_datastore(tmp_path / "a", HashedEncoder(32))
 
 
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [("build.json", "built with another encoder"), ("datastore.json", "shards is None; expected")],
+)
+def test_a_store_whose_own_files_lack_something_is_refused(tmp_path, name, says):
+    build(documents_of(9), tmp_path / "a", HashedEncoder(32), shard_chunks=5)
+    (tmp_path / "a" / name).write_text("{}")
+    with pytest.raises(SpecError, match=says):
+        open_datastore(tmp_path / "a", HashedEncoder(32))
+
+
 def test_documents_that_cannot_be_built(tmp_path):
     twice = [Document(id="a", text="x", where="f line 1"), Document(id="a", text="y", where="g")]
     with pytest.raises(SpecError, match="g: id a stands at f line 1 too"):

@@ -11,7 +11,7 @@ from plimsoll.laws.series import (
     lower_envelope,
     suggest_series,
 )
-from plimsoll.laws.series_table import SeriesLooks, SeriesRuns, read_series_runs
+from plimsoll.laws.series_table import SeriesLooks, SeriesRuns, read_series_runs, shipped_runs
 from plimsoll.spec.errors import InfeasibleError, SpecError
 
 SIZES = 2048.0 * 4.0 ** np.arange(5)
@@ -66,6 +66,16 @@ def test_a_planted_law_is_found_with_or_without_its_floor(alpha, floor):
     assert law.r2 > 0.99 and law.held_out < 0.01
     low, high = law.alpha_interval()
     assert low < law.alpha < high
+
+
+def test_the_largest_size_does_not_choose_the_form_that_predicts_it():
+    """Of the stored runs five sizes of the decoder ask for a floor, the smaller four do not."""
+    key = "decoder", "params"
+    chosen, bare, floored = (
+        fit_axes(shipped_runs(), "id_excess", floor=floor)[key] for floor in (None, False, True)
+    )
+    assert chosen.floor > 0 and chosen.fit.form == floored.fit.form
+    assert chosen.held_out == bare.held_out > 5 * floored.held_out
 
 
 def test_intervals_cover_planted_exponents():

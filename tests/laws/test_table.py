@@ -5,7 +5,7 @@ import pytest
 
 from plimsoll.laws.plausible import check_counts, unit_of
 from plimsoll.laws.rises import rises
-from plimsoll.laws.table import LossTable, joined
+from plimsoll.laws.table import LossTable, header_and_factor, joined
 from plimsoll.spec.errors import SpecError
 
 
@@ -82,3 +82,10 @@ def test_counts_of_small_models_are_counts(factor):
     columns = {"params": np.array([768, 2e4, 1.5e9]), "tokens": np.array([2e7, 2e8, 2e10])}
     scaled = {name: values * factor for name, values in columns.items()}
     assert check_counts("runs.csv", scaled, {"params": "N", "tokens": "D"}, (2, 3, 4)) is None
+
+
+@pytest.mark.parametrize("text", ["D*x", "D*0", "D*-1e9"])
+def test_a_factor_is_a_number_above_zero(text):
+    assert header_and_factor("D_b*1e9") == ("D_b", 1e9)
+    with pytest.raises(SpecError, match="is no factor"):
+        header_and_factor(text)

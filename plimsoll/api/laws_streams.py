@@ -109,6 +109,7 @@ class StreamsAnswer:
                 KeyNumber(
                     name="Loss",
                     number=Number(value=best.loss, unit=self.law.unit, origin=self._origin(best)),
+                    digits=4,
                     note=f"one stream of the base: {self._first().loss:.4g}",
                 ),
                 KeyNumber(

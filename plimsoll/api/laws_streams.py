@@ -66,7 +66,8 @@ def load_of(lengths: str, batch: int) -> StreamLoad:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamsAnswer:
-    """``best``: of least loss within the bounds, 0 for none."""
+    """``best``: of least loss within the bounds, 0 for none; ``left_out`` devices of the fleet
+    beside the one that all choices run on."""
 
     law: Law
     base: str
@@ -79,6 +80,7 @@ class StreamsAnswer:
     usd_per_million: float
     at: Prediction
     asked: tuple[str, ...] = ()
+    left_out: int = 0
 
     def report(self) -> Report:
         """See ``Answer``."""
@@ -93,6 +95,10 @@ class StreamsAnswer:
             rows.extend(self._rows(one))
         most = max(one.with_streams.streams for one in self.choices)
         notes = [f"{most} streams: {self.at.warning}"] if self.at.warning else []
+        if self.left_out:
+            notes.append(
+                f"weighed on one {self.device.name}: the other {self.left_out:,} would run copies"
+            )
         if any(not side.fits for one in self.choices for side in _sides(one)):
             notes.append(
                 f"*: more than 90 % of the {self.device.memory_bytes / 2**30:,.0f} GiB of "
@@ -284,7 +290,10 @@ def laws_streams(
     """
     found = law_of(law)
     name, shape = _shape(base)
-    device = parse_fleet(on).parts[0].device
+    fleet = parse_fleet(on)
+    if len(fleet.parts) > 1:
+        raise SpecError(f"--on {on!r}: expected devices of one kind, since one of them is weighed")
+    device = fleet.parts[0].device
     load = load or StreamLoad()
     choices = stream_choices(found, shape, device, load, streams=streams, dtype=dtype)
     best = best_offer(choices, latency_s=latency_s, usd_per_million=usd_per_million)
@@ -302,4 +311,5 @@ def laws_streams(
         usd_per_million=usd_per_million,
         at=predict(found, at),
         asked=asked,
+        left_out=fleet.num_devices - 1,
     )

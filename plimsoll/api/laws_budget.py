@@ -387,7 +387,10 @@ def allocate(
     low, high = found.box.get("params", (1e6, 1e12))
     low, high = low / stretch, high * stretch
     if serve_tokens and on:
-        device = parse_fleet(on).parts[0].device
+        parts = parse_fleet(on).parts
+        if len(parts) > 1:
+            raise SpecError(f"--on {on!r}: expected devices of one kind to price serving on")
+        device = parts[0].device
         sizes = np.geomspace(low, high, _NODES)
         weights = serving_weights(sizes, device)
 

@@ -71,6 +71,10 @@ def test_advice_with_a_serving_load_offers_the_same_split() -> None:
         (["--flops", "0"], "--flops: '0' is not an amount of compute"),
         (["--flops", "1e22", "--stretch", "0"], "--stretch is 0; expected 1 or more"),
         (["--flops", "1e22", "--on", "8xH100-SXM"], "--on prices the tokens to be served"),
+        (
+            ["--flops", "1e22", "--serve", "1e12", "--on", "8xH100-SXM+8xL40S"],
+            "expected devices of one kind to price serving on",
+        ),
         (["--flops", "1e22", "--law", "runs.csv"], "runs.csv: a table, no law; fit one first"),
     ],
 )

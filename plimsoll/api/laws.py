@@ -1,15 +1,17 @@
 """Scaling laws: what there is, and the card of one."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from plimsoll.api.commands import command
 from plimsoll.laws.bundled_runs import BUNDLED_RUNS
 from plimsoll.laws.cards import CARDS, Constants, LawCard, Quantity, card_of
+from plimsoll.laws.forms import FORMS
 from plimsoll.laws.law import Law
 from plimsoll.report.document import Report, Table
-from plimsoll.report.wording import short_count_text
+from plimsoll.report.wording import flops_text, short_count_text
 
 __all__ = ["LawCardAnswer", "LawListAnswer", "law_data", "list_laws", "show_law", "spend_command"]
 
@@ -24,6 +26,14 @@ _TITLES = {
 
 def _range(limits: tuple[float, float] | None) -> str:
     return "-" if limits is None else " to ".join(map(short_count_text, limits))
+
+
+def _unfitted(forms: Iterable[LawCard]) -> tuple[str, ...]:
+    """Which forms ``laws fit`` does not take, in words."""
+    names = [card.name for card in forms if card.name not in FORMS]
+    if not names:
+        return ()
+    return (f"laws fit --form takes all but {' and '.join(names)}",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +51,10 @@ class LawListAnswer:
                 title=_TITLES["loss"],
                 columns=("", "formula", "parameters"),
                 rows=tuple((card.name, card.formula, str(len(card.parameters))) for card in forms),
-                notes=("L loss, N parameters, D training tokens, P parallel streams",),
+                notes=(
+                    "L loss, N parameters, D training tokens, P parallel streams",
+                    *_unfitted(forms),
+                ),
             ),
             Table(
                 title="Their constants as published (--law NAME)",
@@ -202,14 +215,37 @@ def show_law(name: str) -> LawCardAnswer:
     return LawCardAnswer(card_of(name))
 
 
-def spend_command(law: str, inputs: Sequence[str], *limits: str) -> str:
-    """What to ask of a law next: the split of compute within ``limits`` (options), streams
-    against parameters, or a datastore against both."""
-    if "streams" in inputs:
-        return command("laws", "streams", "1.6B", "--on", "A100-SXM-80", "--law", law)
-    if "datastore" in inputs:
-        return command("laws", "datastore", law, "--flops", "1e22")
-    return command("laws", "allocate", "--flops", "1e22", "--law", law, *limits)
+def spend_command(
+    law: Law, name: str, *limits: str, flops: float | None = None, size: float | None = None
+) -> str:
+    """What to ask next of a law that is called ``name``: the split of compute within ``limits``
+    (options), streams against parameters, or a datastore against both.
+
+    The budget is ``flops``; where the law does not reach it, or without, the power of ten that the
+    corner of its box comes to. The base for streams has ``size`` parameters, or the
+    middle of the box.
+    """
+    box = law.box
+    if "streams" in law.form.inputs:
+        base = short_count_text(size or _middle(box["params"]))
+        return command("laws", "streams", base, "--on", "A100-SXM-80", "--law", name)
+    lows, highs = zip(box["params"], box["tokens"], strict=True)
+    least, most = 6 * math.prod(lows), 6 * math.prod(highs)
+    if flops is None or not least / _NEAR <= flops <= most * _NEAR:
+        flops = 10.0 ** math.floor(math.log10(most))
+    budget = flops_text(float(f"{flops:.2g}"))
+    if "datastore" in law.form.inputs:
+        return command("laws", "datastore", name, "--flops", budget)
+    return command("laws", "allocate", "--flops", budget, "--law", name, *limits)
+
+
+_NEAR = 10
+"""Times beyond the corner of its box that a law, stretched as by default, still answers for."""
+
+
+def _middle(limits: tuple[float, float]) -> float:
+    """Two digits of the geometric mean."""
+    return float(f"{math.sqrt(limits[0] * limits[1]):.2g}")
 
 
 def law_data(law: Law) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from plimsoll.laws.hyper import Suggestion, suggest
 from plimsoll.laws.predict import Prediction, predict
 from plimsoll.laws.serving_price import TRAINING_MFU, ServingPoint, serving_point
 from plimsoll.report.document import KeyNumber, Report, Table
-from plimsoll.report.wording import percent_text, short_count_text
+from plimsoll.report.wording import flops_text, percent_text, ratio_text, short_count_text
 from plimsoll.spec.dtype import DType
 from plimsoll.spec.errors import InfeasibleError
 from plimsoll.spec.fleet import parse_fleet
@@ -48,6 +48,7 @@ class AdviseAnswer:
     at: Prediction
     hyper: Suggestion
     cost: Cost
+    on: str
     others: tuple[tuple[str, str, str, str], ...]
 
     def report(self) -> Report:
@@ -60,7 +61,7 @@ class AdviseAnswer:
         batch_range = _range(hyper.batch_range, short_count_text)
         train = (
             ("parameters", size, "without embeddings, if the law counts them so"),
-            ("tokens", tokens, f"{one.tokens_per_param:.3g} a parameter"),
+            ("tokens", tokens, f"{ratio_text(one.tokens_per_param)} a parameter"),
             ("peak learning rate", f"{hyper.lr:.3g}", lr_range),
             ("batch", f"{short_count_text(hyper.batch_tokens)} tokens", batch_range),
             ("steps", f"{hyper.steps:,}", f"sequences of {_SEQ_LEN:,} tokens"),
@@ -100,24 +101,30 @@ class AdviseAnswer:
             )
         if not known:
             notes.append("the law was published without its points: the loss has no interval")
+        parts = parse_fleet(self.on).parts
+        if len(parts) > 1:
+            notes.append(f"serving is priced on {parts[0].device.name}, the first of the devices")
         epochs = self.split.epochs
-        words = ["laws", "allocate", "--flops", f"{one.flops:.6g}", "--law", self.split.law.name]
+        words = ["--flops", flops_text(one.flops), "--law", self.split.law.name]
+        served = self.split.serve_tokens
+        words += ["--serve", f"{short_count_text(served)}tokens"] if served else []
         if epochs is not None:
             notes += epochs.notes()
             words += ["--unique", f"{epochs.unique:.6g}"]
         repeats = f" ({epochs.best.epochs:.3g} epochs)" if epochs and epochs.repeated else ""
         return Report(
             title=f"Train {size} parameters on {tokens} tokens{repeats}",
-            subtitle=f"{one.flops:.3g} FLOPs, {short_count_text(self.split.serve_tokens)} tokens "
-            f"to serve, {self.split.on}; {self.split.law.source}",
-            command=command("laws", "advise", *words[2:], "--on", self.split.on),
+            subtitle=f"{flops_text(one.flops)} FLOPs, {short_count_text(served)} tokens to serve, "
+            f"{self.on}; {self.split.law.source}",
+            command=command("laws", "advise", *words, "--on", self.on),
             key_numbers=(
                 KeyNumber(
                     name="Loss",
                     number=Number(value=at.loss, unit=at.unit, origin=origin),
-                    note=f"90 % from {at.low:.4g} to {at.high:.4g}"
+                    note=f"interval {at.low:.4g} to {at.high:.4g} with 90 %"
                     if known
                     else "interval not known",
+                    digits=4,
                 ),
             ),
             tables=(
@@ -131,7 +138,9 @@ class AdviseAnswer:
                     ),
                 ),
                 Table(
-                    title="What it costs", columns=("", "", "money", "setting"), rows=tuple(spent)
+                    title="What it costs",
+                    columns=("", "amount", "money", "setting"),
+                    rows=tuple(spent),
                 ),
                 Table(
                     title="What would change the answer",
@@ -147,7 +156,9 @@ class AdviseAnswer:
                 "warm-up of 2,000 steps, cosine to 1e-5",
             ),
             notes=tuple(notes),
-            next_command=command(*words),
+            next_command=command(
+                "laws", "allocate", *words, *(("--on", self.on) if served else ())
+            ),
         )
 
     def data(self) -> dict[str, Any]:
@@ -240,41 +251,45 @@ def advise(
         InfeasibleError: nothing in reach of the law.
     """
     fleet = parse_fleet(on)
-    split = allocate(law, flops, serve_tokens=serve_tokens, on=on, unique=unique)
+
+    def split_of(
+        by: str, budget: float, served: float, limit: float | None = unique
+    ) -> AllocateAnswer:
+        return allocate(by, budget, serve_tokens=served, on=on if served else "", unique=limit)
+
+    split = split_of(law, flops, serve_tokens)
     one = split.found
     hyper = suggest(one.params, one.tokens, seq_len=_SEQ_LEN)
     others = [
         _row(
             "ten times the compute",
-            lambda: allocate(law, 10 * flops, serve_tokens=serve_tokens, on=on, unique=unique),
+            lambda: split_of(law, 10 * flops, serve_tokens),
         ),
         _row(
             "a tenth of it",
-            lambda: allocate(law, flops / 10, serve_tokens=serve_tokens / 10, on=on, unique=unique),
+            lambda: split_of(law, flops / 10, serve_tokens / 10),
         ),
     ]
     if serve_tokens:
         others += [
-            _row("nothing to serve", lambda: allocate(law, flops, unique=unique)),
+            _row("nothing to serve", lambda: split_of(law, flops, 0.0)),
             _row(
                 "three times to serve",
-                lambda: allocate(law, flops, serve_tokens=3 * serve_tokens, on=on, unique=unique),
+                lambda: split_of(law, flops, 3 * serve_tokens),
             ),
         ]
     if unique is not None:
         others.append(
             _row(
                 "ten times the different tokens",
-                lambda: allocate(law, flops, serve_tokens=serve_tokens, on=on, unique=10 * unique),
+                lambda: split_of(law, flops, serve_tokens, 10 * unique),
             )
         )
     if law == "chinchilla":
         others.append(
             _row(
                 "constants of the paper, not the refit",
-                lambda: allocate(
-                    "chinchilla-original", flops, serve_tokens=serve_tokens, on=on, unique=unique
-                ),
+                lambda: split_of("chinchilla-original", flops, serve_tokens),
             )
         )
     return AdviseAnswer(
@@ -282,5 +297,6 @@ def advise(
         at=predict(split.law, {"params": one.params, "tokens": one.tokens}),
         hyper=hyper,
         cost=_cost(one.params, one.tokens, fleet),
+        on=on,
         others=tuple(others),
     )

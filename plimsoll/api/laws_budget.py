@@ -28,21 +28,45 @@ from plimsoll.laws.serving_price import serving_weights
 from plimsoll.report.document import KeyNumber, Report, Table
 from plimsoll.report.law_pictures import LawPoint
 from plimsoll.report.pictures import Picture
-from plimsoll.report.wording import flops_text, short_count_text
+from plimsoll.report.wording import flops_text, ratio_text, short_count_text
 from plimsoll.spec.errors import SpecError
 from plimsoll.spec.fleet import parse_fleet
 from plimsoll.spec.origin import Number, Origin
 from plimsoll.spec.units import parse_count
 
-__all__ = ["AllocateAnswer", "PredictAnswer", "allocate", "predict_loss", "tokens_of"]
+__all__ = [
+    "STRETCH",
+    "AllocateAnswer",
+    "PredictAnswer",
+    "allocate",
+    "flops_of",
+    "predict_loss",
+    "tokens_of",
+]
 
 
+STRETCH = 10.0
 _NODES = 25
 
 
 def tokens_of(text: str, where: str) -> float:
     """``2e12tokens`` or ``2T`` as a count."""
     return float(parse_count(text.removesuffix("tokens").strip(), where=where))
+
+
+def flops_of(text: str, where: str = "--flops") -> float:
+    """``1e24`` or ``1e24FLOPs`` as compute.
+
+    Raises:
+        SpecError: neither, or less than one.
+    """
+    try:
+        found = float(text.removesuffix("FLOPs").strip())
+    except ValueError:
+        found = float("nan")
+    if not (np.isfinite(found) and found >= 1):
+        raise SpecError(f"{where}: {text!r} is not an amount of compute; write for example 1e24")
+    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +86,9 @@ class PredictAnswer:
         limit = self._given.get("unique")
         limits = [] if limit is None else ["--unique", f"{limit:.6g}"]
         known = np.isfinite(one.low)
-        interval = f"{one.low:.4g} to {one.high:.4g} with {one.level:.0%}" if known else "unknown"
+        interval = (
+            f"{one.low:.4g} to {one.high:.4g} with {100 * one.level:g} %" if known else "not known"
+        )
         origin = Origin.EXTRAPOLATED if one.outside else Origin.MODELED
         return Report(
             title=f"Loss {one.loss:.4g} {one.unit} at {inputs}",
@@ -73,6 +99,7 @@ class PredictAnswer:
                     name="Loss",
                     number=Number(value=one.loss, unit=one.unit, origin=origin),
                     note=f"interval {interval}",
+                    digits=4,
                 ),
             ),
             pictures=self.pictures(),
@@ -85,7 +112,9 @@ class PredictAnswer:
                 )
                 if note
             ),
-            next_command=spend_command(self.law.name, self.law.form.inputs, *limits),
+            next_command=spend_command(
+                self.law, self.law.name, *limits, flops=self._flops, size=one.inputs.get("params")
+            ),
         )
 
     def pictures(self) -> tuple[Picture, ...]:
@@ -107,6 +136,12 @@ class PredictAnswer:
         points = (asked,) if cheapest is None else (asked, cheapest)
         lines = [(f"{flops_text(flops)} FLOPs", *budget_line(law, flops)), *_pool_line(law)]
         return (loss_map(law, title=title, points=points, budgets=lines),)
+
+    @property
+    def _flops(self) -> float | None:
+        """Training compute of the run; None for a law without size or tokens."""
+        of = self.found.inputs
+        return 6 * of["params"] * of["tokens"] if {"params", "tokens"} <= set(of) else None
 
     @property
     def _given(self) -> dict[str, float]:
@@ -192,9 +227,9 @@ class AllocateAnswer:
                     name if alone is not None else "",
                     short_count_text(row.params),
                     short_count_text(row.tokens),
-                    f"{row.tokens_per_param:.3g}",
+                    ratio_text(row.tokens_per_param),
                     f"{row.loss:.4g}",
-                    f"{6 * row.params * row.tokens:.3g}",
+                    flops_text(6 * row.params * row.tokens),
                 )
                 for name, row in rows
             ),
@@ -219,6 +254,7 @@ class AllocateAnswer:
         words = ["laws", "allocate", "--flops", f"{one.flops:.6g}", "--law", self.law.name]
         words += ["--serve", f"{self.serve_tokens:.6g}"] if self.serve_tokens else []
         words += ["--on", self.on] if self.on else []
+        words += ["--stretch", f"{self.stretch:g}"] if self.stretch != STRETCH else []
         epochs = self.epochs
         if epochs is not None:
             words += ["--unique", f"{epochs.unique:.6g}"]
@@ -227,13 +263,14 @@ class AllocateAnswer:
         return Report(
             title=f"{short_count_text(one.params)} parameters on "
             f"{short_count_text(one.tokens)} tokens{repeats}",
-            subtitle=f"{one.flops:.3g} FLOPs by {self.law.form.formula}; {self.law.source}",
+            subtitle=f"{flops_text(one.flops)} FLOPs by {self.law.form.formula}; {self.law.source}",
             command=command(*words),
             key_numbers=(
                 KeyNumber(
                     name="Loss",
                     number=Number(value=one.loss, unit=self.law.unit, origin=origin),
                     note=f"interval {interval}",
+                    digits=4,
                 ),
             ),
             tables=(table,) if epochs is None else (table, epochs.table()),
@@ -326,23 +363,34 @@ def allocate(
     *,
     serve_tokens: float = 0.0,
     on: str = "",
-    stretch: float = 10.0,
+    stretch: float = STRETCH,
     unique: float | None = None,
 ) -> AllocateAnswer:
     """Split a budget; with ``on``, serving costs what it costs on those devices. ``unique``: how
     many different tokens there are, None for as many as are wanted.
 
     Raises:
-        SpecError: an unknown law or device, numbers that cannot be.
+        SpecError: an unknown law or device, numbers that cannot be, devices without tokens to
+            serve.
         InfeasibleError: nothing in reach of the law.
     """
+    if not (np.isfinite(stretch) and stretch >= 1):
+        raise SpecError(f"--stretch is {stretch:g}; expected 1 or more")
+    if on and not serve_tokens:
+        raise SpecError(
+            "--on prices the tokens to be served and --serve names none; give it too, as in "
+            "--serve 2e12tokens, or leave --on out"
+        )
     whole = law_of(law)
     found = whole if unique is None else limited(whole, unique)
     weight: float | Callable[[Floats], Floats] = 1.0
     low, high = found.box.get("params", (1e6, 1e12))
     low, high = low / stretch, high * stretch
     if serve_tokens and on:
-        device = parse_fleet(on).parts[0].device
+        parts = parse_fleet(on).parts
+        if len(parts) > 1:
+            raise SpecError(f"--on {on!r}: expected devices of one kind to price serving on")
+        device = parts[0].device
         sizes = np.geomspace(low, high, _NODES)
         weights = serving_weights(sizes, device)
 

@@ -27,7 +27,7 @@ from plimsoll.laws.fit import bootstrap, fit, form_of
 from plimsoll.laws.law import Law, law_of, law_of_fit
 from plimsoll.laws.predict import predict
 from plimsoll.report.document import KeyNumber, Report, Table
-from plimsoll.report.wording import percent_text, short_count_text
+from plimsoll.report.wording import flops_text, percent_text, short_count_text
 from plimsoll.spec.errors import InfeasibleError, SpecError
 from plimsoll.spec.origin import Number, Origin
 
@@ -90,12 +90,13 @@ class DatastoreAnswer:
         )
         return Report(
             title=title,
-            subtitle=f"{one.flops:.3g} FLOPs by {self.law.form.formula}; {self.law.source}",
+            subtitle=f"{flops_text(one.flops)} FLOPs by {self.law.form.formula}; {self.law.source}",
             command=self._command(one.flops),
             key_numbers=(
                 KeyNumber(
                     name="Loss",
                     number=Number(value=one.loss, unit=self.law.unit, origin=origin),
+                    digits=4,
                     note=f"interval {interval}",
                 ),
             ),
@@ -161,7 +162,7 @@ class DatastoreAnswer:
             columns=("FLOPs", "params", "tokens", "datastore", "loss", "to the store"),
             rows=tuple(
                 (
-                    f"{row.flops:.3g}",
+                    flops_text(row.flops),
                     short_count_text(row.params),
                     short_count_text(row.tokens),
                     short_count_text(row.datastore) if row.datastore else "-",

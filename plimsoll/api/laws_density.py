@@ -318,7 +318,10 @@ def densities(
     families = {model.family for model in models}
     for family in reference:
         if family not in families:
-            raise SpecError(f"--reference: no family {family!r}.{suggest(family, families)}")
+            raise SpecError(
+                f"--reference: no family {family!r}; there are {', '.join(sorted(families))}."
+                f"{suggest(family, families)}"
+            )
     steps = [m for m in models if m.family in reference and all(b in m.scores for b in benchmarks)]
     ladder = fit_ladder(steps, benchmarks, floor=floor)
     rated, left_out = _rate_all(ladder, models)

@@ -75,6 +75,7 @@ class FilterAnswer:
                 KeyNumber(
                     name="Error",
                     number=Number(value=last.error, unit="", origin=origin),
+                    digits=4,
                     note=f"{kept}, {short_count_text(last.samples)} samples",
                 ),
             ),
@@ -278,6 +279,8 @@ def filter_pools(
         least = 0.0 if name == "--floor" else 1e-300
         if value is not None and not (np.isfinite(value) and value >= least):
             raise SpecError(f"{name} {value:g}: expected a number above zero")
+    if floor is not None and floor >= 1:
+        raise SpecError(f"--floor {floor:g}: expected an error from 0 to below 1")
     header, _ = read_records(path, required=("pool", "samples"), expected="a table of pools")
     fitted = None
     law: QualityLaw

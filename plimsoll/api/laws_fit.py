@@ -35,6 +35,7 @@ from plimsoll.spec.io import write
 __all__ = [
     "CompareLawsAnswer",
     "FitLawAnswer",
+    "check_law_file",
     "compare_laws",
     "fit_law",
     "parse_columns",
@@ -59,6 +60,16 @@ def parse_columns(text: str) -> dict[str, str]:
             raise SpecError(f"--columns {text!r}: expected as in params=N,tokens=D, each once")
         found[name] = header.strip()
     return found
+
+
+def check_law_file(path: Path | None) -> None:
+    """That a law may be written there, so that a table of runs is never overwritten with one.
+
+    Raises:
+        SpecError: a name that no command would read as a law.
+    """
+    if path is not None and path.suffix not in (".yaml", ".yml", ".json"):
+        raise SpecError(f"--out {path}: expected a name in .yaml or .json, as in law.yaml")
 
 
 def read_runs(paths: Path | Sequence[Path], columns: str, loss: str, unit: str) -> LossTable:
@@ -127,7 +138,8 @@ class FitLawAnswer:
         if self.held is None:
             notes.append("no check on runs held out: too few would be left to fit")
         law = self.saved or "law.yaml"
-        limit = ("--unique", "100B") if "unique" in found.form.inputs else ()
+        pool = found.box.get("unique")
+        limit = ("--unique", short_count_text(float(f"{pool[1]:.2g}"))) if pool else ()
         return Report(
             title=f"{found.form.title} fits {len(found.table)} runs to "
             f"{percent_text(found.rmse)} (R² {found.r2:.4f} of ln loss)",
@@ -138,7 +150,7 @@ class FitLawAnswer:
             pictures=self.pictures(),
             num_on_terminal=1,
             notes=tuple(notes),
-            next_command=spend_command(law, found.form.inputs, *limit)
+            next_command=spend_command(law_of_fit(found), law, *limit)
             if self.saved
             else command(*(self.asked or ("laws", "fit", self.source)), "--out", law),
         )
@@ -208,7 +220,7 @@ def _outliers(found: Fit) -> Table:
             f"{name} {found.table.columns[name][index]:.3g}" for name in found.form.inputs
         )
         change = float(np.expm1(found.residuals[index]))
-        rows.append((found.table.place(index), inputs, f"{change:+.2%}"))
+        rows.append((found.table.place(index), inputs, f"{100 * change:+.2f} %"))
     return Table(
         title="Points far from the fit",
         columns=("", "inputs", "measured against fitted"),
@@ -232,7 +244,7 @@ def _rises(table: LossTable) -> list[Table]:
         (
             f"{table.place(one.fewer)} to {table.place(one.more)}",
             f"{tokens[one.fewer]:.3g} to {tokens[one.more]:.3g}",
-            f"{one.factor - 1:+.2%}",
+            f"{100 * (one.factor - 1):+.2f} %",
         )
         for one in found[:_SHOWN]
     )

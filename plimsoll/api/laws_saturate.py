@@ -134,7 +134,7 @@ class SaturateAnswer:
                 (
                     name + (" (taken)" if form == self.model else ""),
                     self._parameters(name, form),
-                    f"{_end(form):.1%}",
+                    percent_text(_end(form)),
                     f"{stop:,}",
                     "-" if held is None else f"{held:.4f}",
                 )
@@ -347,7 +347,9 @@ def _swing(model: TwoRate) -> list[str]:
     best = float(model.curve(np.arange(1, 65)).max())
     end = _end(model)
     if best > end + 0.005:
-        return [f"answers swing: the best round has {best:.1%}, the end {end:.1%}"]
+        return [
+            f"answers swing: the best round has {percent_text(best)}, the end {percent_text(end)}"
+        ]
     return [
         f"right answers turn wrong with {model.q:.2g} a round: keep the first that a check accepts "
         "rather than the last"

@@ -66,7 +66,7 @@ def load_of(lengths: str, batch: int) -> StreamLoad:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamsAnswer:
-    """``best``: of least loss within the bounds, 0 for none."""
+    """``best``: of least loss within the bounds, which are 0 for none."""
 
     law: Law
     base: str
@@ -109,6 +109,7 @@ class StreamsAnswer:
                 KeyNumber(
                     name="Loss",
                     number=Number(value=best.loss, unit=self.law.unit, origin=self._origin(best)),
+                    digits=4,
                     note=f"one stream of the base: {self._first().loss:.4g}",
                 ),
                 KeyNumber(

@@ -60,9 +60,10 @@ def fit(
     import sys
     from dataclasses import replace
 
-    from plimsoll.api.laws_fit import fit_law, read_runs
+    from plimsoll.api.laws_fit import check_law_file, fit_law, read_runs
     from plimsoll.cli.output import check_folder, check_writable, emit
 
+    check_law_file(out)
     check_writable(out)
     check_writable(report)
     check_folder(figures)
@@ -138,14 +139,14 @@ def allocate(
 ) -> None:
     """The size and the tokens of least loss for a budget."""
     from plimsoll.api.laws_budget import allocate as split
-    from plimsoll.api.laws_budget import tokens_of
+    from plimsoll.api.laws_budget import flops_of, tokens_of
     from plimsoll.cli.output import check_folder, check_writable, emit
 
     check_writable(report)
     check_folder(figures)
     answer = split(
         law,
-        tokens_of(flops.removesuffix("FLOPs"), "--flops"),
+        flops_of(flops),
         serve_tokens=tokens_of(serve, "--serve") if serve else 0.0,
         on=on,
         stretch=stretch,
@@ -167,14 +168,14 @@ def advise(
 ) -> None:
     """One page: what to train, how, and at what cost."""
     from plimsoll.api.laws_advise import advise as page
-    from plimsoll.api.laws_budget import tokens_of
+    from plimsoll.api.laws_budget import flops_of, tokens_of
     from plimsoll.cli.output import check_folder, check_writable, emit
 
     check_writable(report)
     check_folder(figures)
     answer = page(
         law,
-        tokens_of(flops.removesuffix("FLOPs"), "--flops"),
+        flops_of(flops),
         on=on,
         serve_tokens=tokens_of(serve, "--serve") if serve else 0.0,
         unique=tokens_of(unique, "--unique") if unique else None,

@@ -28,14 +28,14 @@ def datastore(
     report: ReportFile = None,
 ) -> None:
     """Parameters, tokens or a datastore to retrieve from."""
-    from plimsoll.api.laws_budget import tokens_of
+    from plimsoll.api.laws_budget import flops_of, tokens_of
     from plimsoll.api.laws_datastore import weigh_datastore
     from plimsoll.cli.output import check_writable, emit
 
     check_writable(report)
     answer = weigh_datastore(
         runs,
-        tokens_of(flops.removesuffix("FLOPs"), "--flops"),
+        flops_of(flops),
         retriever_params=tokens_of(retriever, "--retriever"),
         most_tokens=tokens_of(store, "--store") if store else float("inf"),
         columns=columns,

@@ -19,7 +19,7 @@ from plimsoll.laws.forms.contract import Floats
 from plimsoll.laws.law import Law
 from plimsoll.spec.errors import InfeasibleError, SpecError
 
-__all__ = ["Allocation", "compute_optimal", "tokens_for"]
+__all__ = ["Allocation", "budget_text", "compute_optimal", "tokens_for"]
 
 _POINTS = 4001
 _ZOOMS = 4
@@ -108,10 +108,11 @@ def compute_optimal(
         inside = (tokens >= d_low) & (tokens <= d_high)
         if not inside.any():
             raise InfeasibleError(
-                f"{flops:.3g} FLOPs: no size from {n_low:.3g} to {n_high:.3g} leaves "
+                f"{budget_text(flops)} FLOPs: no size from {n_low:.3g} to {n_high:.3g} leaves "
                 f"{d_low:.3g} to {d_high:.3g} tokens",
                 binding=f"the fit's box, stretched {stretch:g} times",
-                change="fit runs nearer to this budget, or stretch the box further",
+                change="fit runs nearer to this budget, or stretch the box further (laws allocate "
+                "--stretch)",
             )
         keep = np.flatnonzero(inside)
         x = {"params": sizes[keep], "tokens": tokens[keep]}
@@ -134,6 +135,11 @@ def compute_optimal(
         serve_flops=2 * size * serve_tokens,
         edge=edge,
     )
+
+
+def budget_text(flops: float) -> str:
+    """As it is typed, 1e22."""
+    return f"{flops:.3g}".replace("e+", "e")
 
 
 def _edge(at: int, keep: npt.NDArray[np.int64], sizes: Floats, n_low: float, n_high: float) -> str:

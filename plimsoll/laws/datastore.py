@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from plimsoll.laws.allocate import budget_text
 from plimsoll.laws.forms.contract import Floats
 from plimsoll.laws.law import Law
 from plimsoll.spec.errors import InfeasibleError, SpecError
@@ -147,8 +148,8 @@ def compute_optimal(
         keep = np.flatnonzero((d >= d_low * (1 - 1e-9)) & (d <= d_high * (1 + 1e-9)))
         if not len(keep):
             raise InfeasibleError(
-                f"{flops:.3g} FLOPs: no size from {n_low:.3g} to {n_high:.3g} leaves {d_low:.3g} "
-                f"to {d_high:.3g} tokens",
+                f"{budget_text(flops)} FLOPs: no size from {n_low:.3g} to {n_high:.3g} leaves "
+                f"{d_low:.3g} to {d_high:.3g} tokens",
                 binding=f"the fit's box, stretched {stretch:g} times",
                 change="fit runs nearer to this budget, or stretch the box further",
             )

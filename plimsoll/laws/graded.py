@@ -131,7 +131,7 @@ def read_traces(
     cuts = [each for each in traces if each.truncated is not None and each.truncated.any()]
     if cuts:
         parts = [
-            f"{each.truncated.mean():.1%} of {each.shape.name} from "
+            f"{100 * each.truncated.mean():.1f} % of {each.shape.name} from "
             f"{each.lengths[each.truncated].min():,.0f} tokens on"
             for each in cuts
             if each.truncated is not None

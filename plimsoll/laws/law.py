@@ -240,6 +240,10 @@ def law_of(text: str) -> Law:
     if text in PUBLISHED:
         return PUBLISHED[text]
     path = Path(text)
+    if path.suffix == ".csv":
+        raise SpecError(
+            f"{text}: a table, no law; fit one first: plimsoll laws fit {text} --out law.yaml"
+        )
     if path.suffix in (".yaml", ".yml", ".json") or path.exists():
         return _loaded(path)
     raise SpecError(

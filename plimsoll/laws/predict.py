@@ -39,10 +39,12 @@ class Prediction:
         if not self.outside:
             return ""
         parts = [
-            f"{name} is {factor:.3g} times {'above' if factor > 1 else 'of'} the fit's range"
+            f"{name} is {max(factor, 1 / factor):.3g} times "
+            f"{'above' if factor > 1 else 'below'} the fit's range"
             for name, factor in self.outside.items()
         ]
-        return f"extrapolated: {' and '.join(parts)}; the interval is widened for it"
+        widened = "; the interval is widened for it" if np.isfinite(self.low) else ""
+        return f"extrapolated: {' and '.join(parts)}{widened}"
 
 
 def predict(law: Law, inputs: Mapping[str, float], *, level: float = 0.9) -> Prediction:

@@ -314,8 +314,8 @@ def suggest_series(
         gains = {axis: measured[axis].gain(4.0) for axis in ("params", "tokens")}
         first = "data" if gains["tokens"] > gains["params"] else "params"
         reasons.append(
-            f"measured: four times the data removes {gains['tokens']:.1%} of what is left, four "
-            f"times the parameters {gains['params']:.1%}; "
+            f"measured: four times the data removes {100 * gains['tokens']:.1f} % of what is left, "
+            f"four times the parameters {100 * gains['params']:.1f} %; "
             f"{'data' if first == 'data' else 'parameters'} first"
         )
     return Advice(

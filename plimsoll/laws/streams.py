@@ -23,6 +23,7 @@ from plimsoll.laws.law import Law
 from plimsoll.spec.dtype import DType
 from plimsoll.spec.errors import InfeasibleError, SpecError
 from plimsoll.spec.hardware import Device
+from plimsoll.spec.units import format_bytes, format_seconds
 
 __all__ = [
     "PAPER_SHAPE",
@@ -185,7 +186,7 @@ def best_offer(
     if not held:
         least = min(offers, key=lambda side: side.cost.memory_bytes)
         raise InfeasibleError(
-            f"none fits the device: the smallest takes {least.cost.memory_bytes / 1e9:.3g} GB",
+            f"none fits the device: the smallest takes {format_bytes(least.cost.memory_bytes)}",
             binding="device memory",
             change="a smaller base, a smaller batch, or a larger device",
         )
@@ -197,12 +198,12 @@ def best_offer(
     ]
     if not kept:
         fast = min(held, key=lambda side: side.cost.latency_s)
-        bounds = [f"{latency_s:g} s a request"] if latency_s else []
+        bounds = [f"{format_seconds(latency_s)} a request"] if latency_s else []
         bounds += [f"{usd_per_million:g} USD a million tokens"] if usd_per_million else []
         price = f", {fast.usd_per_million:.3g} USD" if fast.usd_per_million is not None else ""
         raise InfeasibleError(
             f"nothing keeps {' and '.join(bounds)}: the fastest takes "
-            f"{fast.cost.latency_s:.3g} s a request{price}",
+            f"{format_seconds(fast.cost.latency_s)} a request{price}",
             binding="latency" if latency_s else "money",
             nearest=f"{fast.params / 1e9:.3g}B parameters in one stream"
             if fast.streams == 1

@@ -139,7 +139,7 @@ class LossTable:
             notes=(
                 *self.notes,
                 f"{repeats} points at inputs seen before: averaged with those, losses up to "
-                f"{apart:.2%} apart",
+                f"{100 * apart:.2f} % apart",
             ),
             files=kept.files,
         )

@@ -15,12 +15,14 @@ __all__ = ["KeyNumber", "Report", "Table"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyNumber:
-    """One headline number; ``note`` says what it is of ("P99, 1,000 requests")."""
+    """One headline number; ``note`` says what it is of ("P99, 1,000 requests"); ``digits`` are
+    shown, more than three where the last ones matter."""
 
     __pydantic_config__: ClassVar = PLAIN
     name: str
     number: Number
     note: str = ""
+    digits: int = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -133,7 +133,7 @@ def _number(item: KeyNumber) -> str:
     source = ", ".join(filter(None, (item.number.origin.value, error_text(item.number))))
     return (
         f'<div class="number"><span class="soft">{_text(item.name)}</span>'
-        f"<b>{_text(number_text(item.number))}</b>{note}"
+        f"<b>{_text(number_text(item.number, item.digits))}</b>{note}"
         f'<span class="origin">{_text(source)}</span></div>'
     )
 

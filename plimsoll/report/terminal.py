@@ -149,7 +149,7 @@ def key_number_lines(numbers: Iterable[KeyNumber]) -> "RenderableType":
     for item in numbers:
         grid.add_row(
             Text(item.name),
-            Text(f"{number_text(item.number)} {error_text(item.number)}".rstrip()),
+            Text(f"{number_text(item.number, item.digits)} {error_text(item.number)}".rstrip()),
             Text(item.note),
             Text(item.number.origin.value),
         )

@@ -28,6 +28,7 @@ __all__ = [
     "quantity_text",
     "range_text",
     "rate_text",
+    "ratio_text",
     "seconds_text",
     "short_count_text",
     "ticks_1_2_5",
@@ -135,6 +136,11 @@ def plain_text(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
+def ratio_text(value: float) -> str:
+    """Three digits, all of those before the point: 0.0123, 19.2, 2,200."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
 def percent_text(fraction: float | None) -> str:
     """A percentage that says 100 % or 0 % only if it is."""
     if fraction is None:
@@ -148,10 +154,14 @@ def percent_text(fraction: float | None) -> str:
     return "< 0.0001 %" if fraction < 0.5 else "> 99.9999 %"
 
 
-def number_text(number: Number) -> str:
+def number_text(number: Number, digits: int = 3) -> str:
     """A number with its unit: ``41.2 req/s``."""
     exact = number.value == int(number.value) if math.isfinite(number.value) else False
-    shown = count_text(number.value) if exact and abs(number.value) < 1e15 else _three(number.value)
+    shown = (
+        count_text(number.value)
+        if exact and abs(number.value) < 1e15
+        else _significant(number.value, digits)
+    )
     return f"{shown} {number.unit}".rstrip()
 
 

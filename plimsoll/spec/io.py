@@ -129,10 +129,16 @@ def from_data(cls: type[T], data: Any, *, where: str) -> T:
         for item in error.errors(include_url=False)[:5]:
             path = ".".join(str(p) for p in item["loc"])
             found = item.get("input")
-            shown = "" if isinstance(found, dict | list) else f" (found {found!r})"
+            shown = "" if isinstance(found, dict | list) else f" (found {_short(found)})"
             problems.append(f"{path or 'top level'}: {item['msg']}{shown}")
         raise SpecError(f"{where}: {'; '.join(problems)}") from None
     return result
+
+
+def _short(found: object) -> str:
+    """What was found, cut to a line: a whole file may stand where a mapping should."""
+    text = repr(found)
+    return text if len(text) <= 120 else f"{text[:117]}..."
 
 
 def plain(obj: Any) -> Any:

@@ -61,7 +61,7 @@ def test_a_users_own_fit_is_a_law_of_streams(tmp_path):
     (tmp_path / "runs.csv").write_text("\n".join(["N,P,val", *rows]) + "\n")
     table = read_runs(tmp_path / "runs.csv", "params=N,streams=P", "val", "nats")
     fitted = fit_law(table, form="parscale", out=tmp_path / "law.yaml")
-    assert "laws streams 1.6B" in fitted.report().next_command
+    assert "laws streams 1.5B" in fitted.report().next_command
     own = laws_streams("1.6B", "A100-SXM-80", law=str(tmp_path / "law.yaml"))
     published = laws_streams("1.6B", "A100-SXM-80")
     for a, b in zip(own.choices, published.choices, strict=True):

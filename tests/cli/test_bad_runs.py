@@ -197,7 +197,7 @@ def test_losses_that_rise_with_tokens_are_listed_and_stay(folder: Path) -> None:
     done = fit("runs.csv")
     assert done.code == 0
     assert "Loss that rises with tokens" in done.out
-    assert "line 4 to line 5  9e+09 to 2.7e+10  +2.00%" in done.out
+    assert "line 4 to line 5  9e+09 to 2.7e+10  +2.00 %" in done.out
     assert "from nats to bits" not in done.out
     data = json.loads(fit("runs.csv", "--json").out)
     assert [one["lines"] for one in data["rises"]] == [[4, 5]] and data["points"] == 25

@@ -32,7 +32,7 @@ def test_rows_become_questions_and_trials(tmp_path):
     assert one.prompt_tokens.tolist() == [10, 12]
     assert one.answers[0, 0] == 0 and one.answers[1, 0] == -1, "right is 0, none is below 0"
     assert (one.answers[:, 1] > 0).all()
-    assert one.kv_budget is None and "truncated: 25.0% of m from 50 tokens on" in notes[-1]
+    assert one.kv_budget is None and "truncated: 25.0 % of m from 50 tokens on" in notes[-1]
 
 
 def test_nothing_is_said_beyond_where_generations_were_cut(tmp_path):

@@ -101,9 +101,9 @@ class AdviseAnswer:
             )
         if not known:
             notes.append("the law was published without its points: the loss has no interval")
-        parts = parse_fleet(self.on).parts
-        if len(parts) > 1:
-            notes.append(f"serving is priced on {parts[0].device.name}, the first of the devices")
+        kinds = parse_fleet(self.on).parts
+        if len(kinds) > 1:
+            notes.append(f"serving is priced on {kinds[0].device.name}, the first of the devices")
         epochs = self.split.epochs
         words = ["--flops", flops_text(one.flops), "--law", self.split.law.name]
         served = self.split.serve_tokens

@@ -95,12 +95,3 @@ def test_no_interval_is_called_widened_where_there_is_none() -> None:
     done = plimsoll("laws", "predict", "--params", "7B", "--tokens", "2T")
     assert "tokens is 4 times above the fit's range" in done.out and "widened" not in done.out
     assert "Loss  2.065 nats  interval not known" in done.out
-
-
-def test_streams_say_that_one_device_of_several_is_weighed() -> None:
-    asked = ["laws", "streams", "1.6B", "--streams", "1,2", "--on"]
-    done = plimsoll(*asked, "8xA100-SXM-80")
-    assert "weighed on one A100-SXM-80: the other 7 would run copies" in done.out
-    assert "would run copies" not in plimsoll(*asked, "A100-SXM-80").out
-    mixed = plimsoll(*asked, "8xA100-SXM-80+8xH100-SXM")
-    assert mixed.code == 2 and "expected devices of one kind" in mixed.err

@@ -168,6 +168,8 @@ def main() -> None:
             "params": np.exp(rng.uniform(17, 26, _POINTS)),
             "tokens": np.exp(rng.uniform(20, 28, _POINTS)),
             "streams": rng.integers(1, 9, _POINTS).astype(float),
+            "unique": np.exp(rng.uniform(18, 27, _POINTS)),
+            "datastore": np.exp(rng.uniform(18, 27, _POINTS)),
         }
         middle = np.array([(c.low + c.high) / 2 for c in form.coordinates])
         work = partial(form.log_loss, middle, {name: x[name] for name in form.inputs})

@@ -29,7 +29,7 @@ def test_points_of_several_files_keep_their_places():
     assert len(mean) == 3 and mean.loss[1] == pytest.approx(2.925)
     assert mean.files == ("a", "a", "a")
     assert "3 points at inputs seen before" in mean.notes[0]
-    assert f"{2.95 / 2.9 - 1:.2%} apart" in mean.notes[0]
+    assert f"{100 * (2.95 / 2.9 - 1):.2f} % apart" in mean.notes[0]
 
 
 def test_tables_that_cannot_be_joined():

@@ -47,7 +47,7 @@ from plimsoll.spec.model import (
 from plimsoll.spec.parameters import with_weight_dtype
 from plimsoll.spec.plan import Parallel
 
-__all__ = ["DecodeOp", "PrefillOp", "Setting", "StepProgram", "TokenOp", "step_program"]
+__all__ = ["DecodeOp", "PrefillOp", "Setting", "StepProgram", "TokenOp", "gemm_op", "step_program"]
 
 Scope = Literal["rank", "replica", "sampled"]
 
@@ -134,9 +134,10 @@ def _weight(setting: Setting, layer: Layer, part: str) -> Multiply:
     return multiply_format(stored, setting.device)
 
 
-def _gemm(
+def gemm_op(
     name: str, count: float, n: float, k: float, how: Multiply, setting: Setting, scope: Scope
 ) -> TokenOp:
+    """``count`` multiplies of the tokens by a matrix [n, k]."""
     device, rates, engine = setting.device, setting.calibration.gemm, setting.engine
 
     def work(tokens: Floats) -> Work:
@@ -181,7 +182,7 @@ def _mixer_tokens(layer: Layer, count: float, setting: Setting) -> Iterator[Toke
     inputs, output = (_weight(setting, layer, part) for part in ("mixer", "mixer_output"))
     for name, n, k in _projections(mixer, hidden, tp):
         how = output if name == "attention-out" else inputs
-        yield _gemm(name, count, n, k, how, setting, "rank")
+        yield gemm_op(name, count, n, k, how, setting, "rank")
     if layer.num_norms:
         yield _light("norms", count * layer.num_norms, 8.0 * hidden, setting)
     if isinstance(mixer, Attention | LatentAttention):
@@ -261,15 +262,15 @@ def _dense(
     name: str, count: float, width: int, gated: bool, how: Multiply, setting: Setting
 ) -> Iterator[TokenOp]:
     hidden, inner = setting.model.hidden_size, width / setting.parallel.tp
-    yield _gemm(name, count, (2 if gated else 1) * inner, hidden, how, setting, "rank")
-    yield _gemm(name, count, hidden, inner, how, setting, "rank")
+    yield gemm_op(name, count, (2 if gated else 1) * inner, hidden, how, setting, "rank")
+    yield gemm_op(name, count, hidden, inner, how, setting, "rank")
     yield _light("activation", count, (6.0 if gated else 4.0) * inner, setting)
 
 
 def _moe(layer: Layer, ffn: MoeFfn, count: float, setting: Setting) -> Iterator[TokenOp]:
     parallel, device, hidden = setting.parallel, setting.device, setting.model.hidden_size
     plain = multiply_format(DType.BF16, device)
-    yield _gemm("router", count, ffn.num_experts, hidden, plain, setting, "rank")
+    yield gemm_op("router", count, ffn.num_experts, hidden, plain, setting, "rank")
     if ffn.shared_intermediate:
         how = _weight(setting, layer, "shared_experts")
         yield from _dense("shared-experts", count, ffn.shared_intermediate, ffn.gated, how, setting)
@@ -278,7 +279,7 @@ def _moe(layer: Layer, ffn: MoeFfn, count: float, setting: Setting) -> Iterator[
         yield from _dense("ffn", count, ffn.dense_intermediate, ffn.gated, how, setting)
     if ffn.latent_dim:
         how = _weight(setting, layer, "ffn")
-        yield _gemm("experts", count * 2, ffn.latent_dim, hidden, how, setting, "rank")
+        yield gemm_op("experts", count * 2, ffn.latent_dim, hidden, how, setting, "rank")
     shape = moe_shape(
         ffn, hidden, ep=parallel.ep, moe_tp=parallel.moe_tp, exponent=setting.routing_exponent
     )
@@ -321,7 +322,7 @@ def _ends(setting: Setting) -> Iterator[TokenOp]:
     yield _light("embedding", 1.0, 4.0 * model.hidden_size, setting)
     head = multiply_format(model.quantization.lm_head, setting.device)
     n = model.vocab_size / parallel.tp
-    yield _gemm("lm-head", 1.0, n, model.hidden_size, head, setting, "sampled")
+    yield gemm_op("lm-head", 1.0, n, model.hidden_size, head, setting, "sampled")
     if parallel.pp == 1:
         return
     device, rates = setting.device, setting.calibration.collective

@@ -14,13 +14,14 @@ from collections.abc import Iterator
 
 from plimsoll.cost.attention import PrefillLine
 from plimsoll.cost.engine_factors import engine_program
-from plimsoll.cost.gemm import gemm_work, multiply_format
+from plimsoll.cost.gemm import multiply_format
 from plimsoll.cost.operators import (
     DecodeOp,
     PrefillOp,
     Setting,
     StepProgram,
     TokenOp,
+    gemm_op,
     step_program,
 )
 from plimsoll.cost.roofline import Floats, OpCost, Work
@@ -118,20 +119,6 @@ def _prefilling(op: PrefillOp, streams: int) -> PrefillOp:
 def _weighing(setting: Setting) -> Iterator[TokenOp]:
     """The two multiplies that weigh the streams of each sampled token."""
     streams, hidden = setting.model.streams, setting.model.hidden_size
-    device, rates, engine = setting.device, setting.calibration.gemm, setting.engine
-    how = multiply_format(DType.BF16, device)
+    how = multiply_format(DType.BF16, setting.device)
     for n, k in ((hidden, streams * hidden), (streams, hidden)):
-
-        def work(tokens: Floats, n: int = n, k: int = k) -> Work:
-            return gemm_work(
-                tokens,
-                n,
-                k,
-                how=how,
-                device=device,
-                rates=rates,
-                engine=engine.kernels,
-                quantize_fraction=engine.quantize_fraction,
-            )
-
-        yield TokenOp("weigh-streams", 1.0, "sampled", work)
+        yield gemm_op("weigh-streams", 1.0, n, k, how, setting, "sampled")

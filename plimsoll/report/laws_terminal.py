@@ -11,7 +11,16 @@ from plimsoll.report.law_pictures import (
     LawRun,
     ResidualPicture,
 )
-from plimsoll.report.text_plot import Axis, Curve, head, plot, tail, wrap
+from plimsoll.report.text_plot import (
+    CURVE_COLORS,
+    CURVE_SHAPES,
+    Axis,
+    Curve,
+    head,
+    plot,
+    tail,
+    wrap,
+)
 from plimsoll.report.wording import (
     loss_ticks,
     quantity_text,
@@ -21,8 +30,6 @@ from plimsoll.report.wording import (
 
 __all__ = ["LAW_TEXTS"]
 
-_COLORS = ("blue", "vermillion", "green", "purple", "amber", "sky", "gray")
-_SHAPES = ("o", "x", "+", "#", "@", "%", "=")
 _TALLEST = 14
 
 
@@ -65,7 +72,7 @@ def _drawn(
 def _iso_flop(p: IsoFlopPicture, width: int, height: int, color: bool) -> list[str]:
     curves, legend = [], []
     for k, (hue, one) in enumerate(zip(p.colors, p.curves, strict=True)):
-        name, shape = _COLORS[hue % len(_COLORS)], _SHAPES[k % len(_SHAPES)]
+        name, shape = CURVE_COLORS[hue % len(CURVE_COLORS)], CURVE_SHAPES[k % len(CURVE_SHAPES)]
         curves.append(Curve(xs=_log(one.params), ys=_log(one.losses), color=name))
         marks = slice(len(one.params) // 6, None, max(len(one.params) // 3, 1))
         curves.append(_marks(one.params[marks], one.losses[marks], name, shape))
@@ -142,8 +149,10 @@ def _residuals(p: ResidualPicture, width: int, height: int, color: bool) -> list
         )
 
     for k, one in enumerate(p.series):
-        shape = _SHAPES[k % len(_SHAPES)]
-        curves.append(marks([r for r in one.runs if not r.far], _COLORS[k % len(_COLORS)], shape))
+        shape = CURVE_SHAPES[k % len(CURVE_SHAPES)]
+        curves.append(
+            marks([r for r in one.runs if not r.far], CURVE_COLORS[k % len(CURVE_COLORS)], shape)
+        )
         legend.append(f"{shape} {one.name}")
     far = [run for one in p.series for run in one.runs if run.far]
     if far:
@@ -165,10 +174,10 @@ def _residuals(p: ResidualPicture, width: int, height: int, color: bool) -> list
 def _extrapolation(p: ExtrapolationPicture, width: int, height: int, color: bool) -> list[str]:
     curves, legend = [], []
     for k, one in enumerate(p.lines):
-        name = _COLORS[k % len(_COLORS)]
+        name = CURVE_COLORS[k % len(CURVE_COLORS)]
         curves.append(Curve(xs=_log(one.xs), ys=_log(one.losses), color=name))
         if len(p.lines) > 1:
-            shape = _SHAPES[(k + 2) % len(_SHAPES)]
+            shape = CURVE_SHAPES[(k + 2) % len(CURVE_SHAPES)]
             curves.append(_marks(one.xs[-1:], one.losses[-1:], name, shape))
             legend.append(f"{shape} {one.name}")
     curves.append(_marks([r.x for r in p.fitted], [r.loss for r in p.fitted], "gray", "o"))

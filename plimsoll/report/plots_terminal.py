@@ -17,7 +17,18 @@ from plimsoll.report.pictures import (
     TimeBreakdown,
 )
 from plimsoll.report.rows_terminal import breakdown_rows, memory_rows, timeline_rows
-from plimsoll.report.text_plot import Axis, Curve, head, linear_axis, log_axis, plot, tail, wrap
+from plimsoll.report.text_plot import (
+    CURVE_COLORS,
+    CURVE_SHAPES,
+    Axis,
+    Curve,
+    head,
+    linear_axis,
+    log_axis,
+    plot,
+    tail,
+    wrap,
+)
 from plimsoll.report.wording import (
     METRIC_NAMES,
     bound_text,
@@ -29,9 +40,6 @@ from plimsoll.report.wording import (
 )
 
 __all__ = ["picture_text"]
-
-_COLORS = ("blue", "vermillion", "green", "purple", "amber", "sky", "gray")
-_SHAPES = ("o", "x", "+", "#", "@", "%", "=")
 
 
 def _short_time(value_s: float) -> str:
@@ -57,7 +65,7 @@ def _pareto(p: ParetoPicture, width: int, height: int, color: bool) -> list[str]
         )
         xs = [q.tokens_per_s_per_user for q in mine]
         ys = [q.tokens_per_s_per_gpu for q in mine]
-        name, shape = _COLORS[k % len(_COLORS)], _SHAPES[k % len(_SHAPES)]
+        name, shape = CURVE_COLORS[k % len(CURVE_COLORS)], CURVE_SHAPES[k % len(CURVE_SHAPES)]
         curves += [Curve(xs=xs, ys=ys, color=name), Curve(xs=xs, ys=ys, color=name, shape=shape)]
         legend.append(f"{shape} {family}")
     for q in p.points:
@@ -109,12 +117,12 @@ def _cdf(p: CdfPicture, width: int, height: int, color: bool) -> list[str]:
     curves, legend = [], []
     for k, s in enumerate(p.series):
         pairs = [(math.log10(v), f) for v, f in zip(s.values_s, s.fractions, strict=True) if v > 0]
-        name = _COLORS[k % len(_COLORS)]
+        name = CURVE_COLORS[k % len(CURVE_COLORS)]
         xs, ys = [a for a, _ in pairs], [b * 100 for _, b in pairs]
         if len(xs) > 1:
             curves.append(Curve(xs=xs, ys=ys, color=name))
         marks = slice(len(xs) // 8, None, max(len(xs) // 5, 1))
-        shape = _SHAPES[k % len(_SHAPES)]
+        shape = CURVE_SHAPES[k % len(CURVE_SHAPES)]
         curves.append(Curve(xs=xs[marks], ys=ys[marks], color=name, shape=shape))
         within = "" if s.within_fraction is None else f", {percent_text(s.within_fraction)} within"
         legend.append(f"{shape} {s.name} (n = {count_text(s.num_samples)}{within})")

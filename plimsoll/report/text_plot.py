@@ -12,7 +12,21 @@ from typing import Any
 from plimsoll.report.pictures import Picture
 from plimsoll.report.wording import TERMINAL_COLORS, ticks_1_2_5
 
-__all__ = ["Axis", "Curve", "head", "linear_axis", "log_axis", "plot", "tail", "wrap"]
+__all__ = [
+    "CURVE_COLORS",
+    "CURVE_SHAPES",
+    "Axis",
+    "Curve",
+    "head",
+    "linear_axis",
+    "log_axis",
+    "plot",
+    "tail",
+    "wrap",
+]
+
+CURVE_COLORS = ("blue", "vermillion", "green", "purple", "amber", "sky", "gray")
+CURVE_SHAPES = ("o", "x", "+", "#", "@", "%", "=")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
